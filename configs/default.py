@@ -1,0 +1,109 @@
+"""Every field there is, with its default. A recipe starts from these and changes what differs.
+
+Not a recipe to run for its own sake: it is ResNet-20 v2 on CIFAR-10 (see configs/resnet20_v2.py).
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+
+    # The one source of randomness: initialisation, batch order, augmentation, dropout, splits.
+    config.seed = 0
+    config.num_epochs = 200
+    # Global: shared out over all devices of all processes, which must divide it.
+    config.batch_size = 128
+    # A workdir or a `.safetensors` file of this project to take the weights from.
+    config.init_from = ""
+
+    config.dataset = ConfigDict()
+    # "cifar10", "cifar100", "digits", or any image classification set of TFDS prepared here.
+    config.dataset.name = "cifar10"
+    # Folder of prepared TFDS sets; empty: TFDS_DATA_DIR, else TFDS's own default.
+    config.dataset.data_dir = ""
+    # An official CIFAR archive, or the folder that it unpacks to; used instead of TFDS.
+    config.dataset.archive = ""
+    # CIFAR-100 only: "fine" (100 classes) or "coarse" (20 superclasses).
+    config.dataset.labels = "fine"
+    # Height and width in pixels that pictures are decoded to.
+    config.dataset.image_size = 32
+    # Train on this many examples, drawn by seed and balanced over classes; 0: on all of them.
+    config.dataset.train_examples = 0
+    # Cut this many off the training set, by seed, to choose the best epoch on; 0: none.
+    config.dataset.validation_examples = 0
+    # Per channel, for pixels scaled to [0, 1]; unset: the data set's own.
+    config.dataset.mean = config_dict.placeholder(tuple)
+    config.dataset.std = config_dict.placeholder(tuple)
+    # Where decoded images are kept; empty: ~/.cache/cifar_jax (or under XDG_CACHE_HOME).
+    config.dataset.cache_dir = ""
+
+    config.augment = ConfigDict()
+    # Pad by this many black pixels on each side and crop at random; 0: no crop.
+    config.augment.crop_padding = 4
+    # Mirror left to right with probability one half.
+    config.augment.flip = True
+    # Side in pixels of a square set to the mean colour; 0: none. DeVries and Taylor, 2017.
+    config.augment.cutout = 0
+    # Alpha of the Beta distribution that mixes pairs of examples; 0: none. Zhang et al., 2018.
+    config.augment.mixup = 0.0
+
+    config.model = ConfigDict()
+    # A name of the registry in cifar_jax/models.
+    config.model.name = "resnet20_v2"
+    # Computation in "float32" or "bfloat16"; parameters are float32 either way.
+    config.model.dtype = "float32"
+    # What follows is unset where the model's own default holds; not every model has every field.
+    config.model.hidden_sizes = config_dict.placeholder(tuple)
+    # "relu", "leaky_relu", "selu", "gelu" or "silu".
+    config.model.activation = config_dict.placeholder(str)
+    config.model.batch_norm = config_dict.placeholder(bool)
+    config.model.dropout = config_dict.placeholder(float)
+    # Multiplies the number of channels.
+    config.model.width = config_dict.placeholder(float)
+    # ResNet-18/34: "cifar" (3x3, stride 1) or "imagenet" (7x7, stride 2, max pooling).
+    config.model.stem = config_dict.placeholder(str)
+    # The 5x5 CNN: "stride" or "max_pool".
+    config.model.downsample = config_dict.placeholder(str)
+
+    # Batch statistics over all devices (True) or of each device alone (False).
+    config.sync_batch_norm = True
+    config.label_smoothing = 0.0
+    # Decay of the moving average of the weights that evaluation then uses; 0: none.
+    config.ema_decay = 0.0
+
+    config.optimizer = ConfigDict()
+    # "sgd", "adam" or "adamw".
+    config.optimizer.name = "sgd"
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = True
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.999
+    config.optimizer.epsilon = 1e-8
+    # Added to the gradient as in PyTorch (sgd, adam) or decoupled from it (adamw).
+    config.optimizer.weight_decay = 1e-4
+    # Whether biases and normalisation parameters decay too.
+    config.optimizer.decay_bias_and_norm = True
+    # Largest global norm of the gradient; 0: no limit.
+    config.optimizer.clip_norm = 0.0
+
+    config.lr_schedule = ConfigDict()
+    # "step", "constant", "cosine", "linear" or "one_cycle".
+    config.lr_schedule.name = "step"
+    # The highest value that the schedule reaches.
+    config.lr_schedule.learning_rate = 0.1
+    # step: the epochs at whose start the rate is multiplied by `factor`.
+    config.lr_schedule.boundaries = (100, 150)
+    config.lr_schedule.factor = 0.1
+    # Rise linearly from 0 over this many epochs first (one_cycle: the length of its rise).
+    config.lr_schedule.warmup_epochs = 0.0
+    # cosine, linear, one_cycle: where it ends, as a share of `learning_rate`.
+    config.lr_schedule.final_fraction = 0.0
+
+    # Images of a forward pass in evaluation, over all devices.
+    config.eval_batch_size = 1000
+    # Training steps between two looks of the host; 0: about a second's worth.
+    config.steps_per_dispatch = 0
+    # Save within an epoch once this much time has passed since the last save.
+    config.checkpoint_minutes = 10.0
+    return config
