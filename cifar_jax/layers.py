@@ -1,0 +1,217 @@
+"""The layers that the networks are made of: Flax's where they fit, our own where they do not.
+
+Networks take convolution, pooling, dense layers, batch norm and dropout from here and nowhere
+else, so a faster implementation goes in once. Padding, batch norm, dropout and initialisation
+equal PyTorch's, in which the published figures were mostly measured; Flax's defaults do not.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cifar_jax.errors import UserError
+
+# By name, as the config has them. gelu is the exact one (by erf), PyTorch's default.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.01),
+    "selu": nn.selu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "silu": nn.silu,
+}
+
+Dense = nn.Dense
+
+# Kernels are [height, width, in, out] or [in, out]; biases are zero unless the network says more.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+lecun_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for kernels (its biases: `uniform_bias`).
+torch_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def uniform_bias(fan_in: int) -> Callable:
+    """PyTorch's default initialiser of the bias of a layer with `fan_in` inputs to each output."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def torch_dense(features: int, fan_in: int, **kwargs) -> nn.Dense:
+    """A dense layer of `fan_in` inputs, kernel and bias drawn as torch.nn.Linear draws them."""
+    return Dense(features, kernel_init=torch_uniform, bias_init=uniform_bias(fan_in), **kwargs)
+
+
+class Conv(nn.Conv):
+    """2-D convolution of [batch, height, width, channel], padded as torch.nn.Conv2d pads.
+
+    `padding` is the number of zero pixels on each of the four sides. (Flax's "SAME" pads an even
+    side with stride 2 on the right and at the bottom only, which shifts the picture.)
+    Raises UserError where the window is larger than the padded image.
+    """
+
+    padding: int = 0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _check_window_fits(x, self.kernel_size, self.padding)
+        return super().__call__(x)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
+    """Maximum over square windows of [batch, height, width, channel], as torch.nn.MaxPool2d.
+
+    Raises UserError where the window is larger than the padded image.
+    """
+    _check_window_fits(x, (window, window), padding)
+    sides = ((padding, padding), (padding, padding))
+    return nn.max_pool(x, (window, window), (stride, stride), sides)
+
+
+def global_average_pool(x: jax.Array) -> jax.Array:
+    """[batch, height, width, channel] -> [batch, channel]."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6), with derivative 0 at 0 (jax.nn.relu6 has one half there)."""
+    return jnp.minimum(nn.relu(x), 6.0)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """x in float32, or in its own type where that is wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of [..., channel], equal to PyTorch's (Ioffe and Szegedy, 2015).
+
+    Unlike Flax's, the running variance is the unbiased one (n/(n-1) times the variance that the
+    batch is normalised with, n values per channel). Parameters `scale` and `bias`, statistics
+    `mean` and `var` (collection `batch_stats`), all float32; statistics are computed in float32
+    and the result has `dtype`.
+
+    With `axis_name`, mean, variance and n are those of all devices of that axis, by one
+    collective; without, each device has its own.
+
+    One pass over the data gives both sums. They are taken of x - c with c the running mean, so
+    that E[(x-c)^2] - E[x-c]^2 loses about 1e-7 * (mean - c)^2 / variance of the variance, relative
+    to itself, and not 1e-7 * mean^2 / variance. c starts at 0, so the first few dozen steps have
+    no such help: there, inputs whose mean is a thousand deviations away from zero are normalised
+    with a variance that is some per cent off. Images that are normalised and kernels with mean
+    zero, the only inputs here, are at a few deviations at most.
+    """
+
+    momentum: float = 0.9  # share of the old running value that is kept; PyTorch's 0.1
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+
+        x = at_least_float32(x)
+        mean, var = running_mean.value, running_var.value
+        # Parameters are made outside of the mapped function, where the axis does not exist.
+        if train and not self.is_initializing():
+            mean, var, count = self._batch_statistics(x, shift=running_mean.value)
+            unbiased = var * (count / (count - 1))
+            running_mean.value = self._move(running_mean.value, mean)
+            running_var.value = self._move(running_var.value, unbiased)
+        y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
+
+    def _batch_statistics(self, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Mean and (biased) variance per channel, and the number of values each was taken of."""
+        axes = tuple(range(x.ndim - 1))
+        count = math.prod(x.shape[:-1])
+        shift = lax.stop_gradient(shift)
+        deviation = x - shift
+        moments = jnp.stack([jnp.mean(deviation, axes), jnp.mean(jnp.square(deviation), axes)])
+        if self.axis_name is not None:
+            moments = lax.pmean(moments, self.axis_name)
+            count *= lax.axis_size(self.axis_name)
+        if count < 2:
+            raise UserError(
+                "batch normalisation needs more than one value per channel to train: "
+                "use a larger batch_size (for each device, if sync_batch_norm is off)"
+            )
+        first, second = moments
+        return first + shift, jnp.maximum(second - jnp.square(first), 0.0), count
+
+    def _move(self, old: jax.Array, new: jax.Array) -> jax.Array:
+        return self.momentum * old + (1.0 - self.momentum) * lax.stop_gradient(new)
+
+
+class Dropout(nn.Module):
+    """Sets values to zero with probability `rate`, divides the others by 1 - rate.
+
+    Which ones depends on the key "dropout" (equal on all devices) and on the example's place in
+    the global batch, so any number of devices along `axis_name` draws the same.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.rate == 0.0 or self.is_initializing():
+            return x
+        keep = keep_mask(self.make_rng("dropout"), x.shape, self.rate, self.axis_name)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+class AlphaDropout(nn.Module):
+    """Dropout that keeps mean 0 and variance 1, for SELU (Klambauer et al., 2017, section 3).
+
+    Values are set to SELU's limit at minus infinity with probability `rate`; then everything is
+    scaled and shifted. Equal in formula to torch.nn.AlphaDropout; the mask is as in `Dropout`.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.rate == 0.0 or self.is_initializing():
+            return x
+        keep = keep_mask(self.make_rng("dropout"), x.shape, self.rate, self.axis_name)
+        limit = -1.6732632423543772 * 1.0507009873554805  # -alpha * lambda of SELU
+        scale = ((1.0 - self.rate) * (1.0 + self.rate * limit**2)) ** -0.5
+        shift = -scale * self.rate * limit
+        return scale * jnp.where(keep, x, jnp.full_like(x, limit)) + shift
+
+
+def keep_mask(key: jax.Array, shape: tuple, rate: float, axis_name: str | None) -> jax.Array:
+    """Boolean [batch, ...], True with probability 1 - rate.
+
+    Each example's part is drawn with the key and its index in the batch of all devices of
+    `axis_name`, whose shares of the batch are equal and in order.
+    """
+    index = jnp.arange(shape[0])
+    if axis_name is not None:
+        index += lax.axis_index(axis_name) * shape[0]
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+    return jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - rate, shape[1:]))(keys)
+
+
+def _check_window_fits(x: jax.Array, window: tuple[int, int], padding: int) -> None:
+    height, width = x.shape[1:3]
+    if height + 2 * padding < window[0] or width + 2 * padding < window[1]:
+        raise UserError(
+            f"the images are too small for this network: a window of {window[0]}x{window[1]} "
+            f"does not fit the {height}x{width} that is left of them; use larger images "
+            "(dataset.image_size) or another model"
+        )

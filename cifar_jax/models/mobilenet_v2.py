@@ -1,0 +1,127 @@
+"""MobileNetV2 (Sandler et al., 2018), with strides for 32x32 images."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cifar_jax import layers
+
+
+class Stage(NamedTuple):
+    """A row of table 2 of the paper; the stride is that of the stage's first block."""
+
+    expand_ratio: int
+    channels: int
+    blocks: int
+    stride: int
+
+
+# The paper's, but for the stride of the 24-channel stage (and of the stem), which is 2 there, for
+# images of 224x224. With these, the last feature map of a 32x32 image is 4x4.
+STAGES = (
+    Stage(1, 16, 1, 1),
+    Stage(6, 24, 2, 1),
+    Stage(6, 32, 3, 2),
+    Stage(6, 64, 4, 2),
+    Stage(6, 96, 3, 1),
+    Stage(6, 160, 3, 2),
+    Stage(6, 320, 1, 1),
+)
+
+
+def round_channels(channels: float) -> int:
+    """The nearest multiple of 8, at least 8 and never more than 10 % below `channels`.
+
+    As in the reference implementation (slim's `_make_divisible`) and torchvision.
+    """
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; figure 4 (d) of the paper.
+
+    The input is added where stride is 1 and the channels are equal, and nothing otherwise.
+    """
+
+    channels: int
+    stride: int
+    expand_ratio: int
+    conv: Callable
+    norm: Callable
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        inputs = x
+        hidden = x.shape[-1] * self.expand_ratio
+        if self.expand_ratio != 1:
+            x = self.conv(hidden, (1, 1), name="expand_conv")(x)
+            x = layers.relu6(self.norm(name="expand_bn")(x, train))
+        x = self.conv(
+            hidden,
+            (3, 3),
+            strides=self.stride,
+            padding=1,
+            feature_group_count=hidden,
+            name="depthwise_conv",
+        )(x)
+        x = layers.relu6(self.norm(name="depthwise_bn")(x, train))
+        x = self.conv(self.channels, (1, 1), name="project_conv")(x)
+        x = self.norm(name="project_bn")(x, train)
+        return inputs + x if self.stride == 1 and inputs.shape == x.shape else x
+
+
+class MobileNetV2(nn.Module):
+    """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
+
+    `width` multiplies the channels, rounded to multiples of 8 (the last 1x1 convolution never has
+    fewer than 1280); `dropout` is that before the dense layer. Initialised as torchvision's: He-
+    normal (fan out) convolutions without bias, dense kernel N(0, 0.01^2), bias zero.
+    """
+
+    num_classes: int
+    width: float = 1.0
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    sync_batch_norm: bool = True
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        conv = functools.partial(
+            layers.Conv, use_bias=False, kernel_init=layers.he_normal_fan_out, dtype=self.dtype
+        )
+        norm = functools.partial(
+            layers.BatchNorm,
+            dtype=self.dtype,
+            axis_name=self.axis_name if self.sync_batch_norm else None,
+        )
+
+        x = conv(round_channels(32 * self.width), (3, 3), padding=1, name="stem_conv")(images)
+        x = layers.relu6(norm(name="stem_bn")(x, train))
+        for number, stage in enumerate(STAGES, start=1):
+            for index in range(stage.blocks):
+                x = InvertedResidual(
+                    channels=round_channels(stage.channels * self.width),
+                    stride=stage.stride if index == 0 else 1,
+                    expand_ratio=stage.expand_ratio,
+                    conv=conv,
+                    norm=norm,
+                    name=f"stage{number}_block{index + 1}",
+                )(x, train)
+        x = conv(round_channels(1280 * max(1.0, self.width)), (1, 1), name="last_conv")(x)
+        x = layers.relu6(norm(name="last_bn")(x, train))
+
+        x = layers.global_average_pool(x)
+        x = layers.Dropout(self.dropout, self.axis_name, name="dropout")(x, train)
+        head = layers.Dense(
+            self.num_classes,
+            kernel_init=nn.initializers.normal(0.01),
+            dtype=self.dtype,
+            name="head",
+        )
+        return layers.at_least_float32(head(x))

@@ -1,0 +1,139 @@
+"""Residual networks of two 3x3 convolutions a block: the CIFAR ones and ResNet-18/34.
+
+Padding, strides and initialisation are torchvision's. Version 1 is He et al., 2016a (a block ends
+in addition and ReLU), version 2 He et al., 2016b (batch norm and ReLU come first; the addition is
+left alone).
+"""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cifar_jax import layers
+
+
+class BlockV1(nn.Module):
+    """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))).
+
+    The shortcut is the identity, or a 1x1 convolution with batch norm where the shape changes.
+    """
+
+    channels: int
+    stride: int
+    conv: Callable
+    norm: Callable
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shortcut = x
+        if self.stride != 1 or x.shape[-1] != self.channels:
+            shortcut = self.conv(self.channels, (1, 1), strides=self.stride, name="shortcut_conv")(
+                x
+            )
+            shortcut = self.norm(name="shortcut_bn")(shortcut, train)
+        x = self.conv(self.channels, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
+        x = nn.relu(self.norm(name="bn1")(x, train))
+        x = self.conv(self.channels, (3, 3), padding=1, name="conv2")(x)
+        return nn.relu(shortcut + self.norm(name="bn2")(x, train))
+
+
+class BlockV2(nn.Module):
+    """shortcut + conv(relu(bn(conv(a)))) with a = relu(bn(x)).
+
+    The shortcut is x, or a 1x1 convolution of a where the shape changes.
+    """
+
+    channels: int
+    stride: int
+    conv: Callable
+    norm: Callable
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shortcut = x
+        x = nn.relu(self.norm(name="bn1")(x, train))
+        if self.stride != 1 or x.shape[-1] != self.channels:
+            shortcut = self.conv(self.channels, (1, 1), strides=self.stride, name="shortcut_conv")(
+                x
+            )
+        x = self.conv(self.channels, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
+        x = nn.relu(self.norm(name="bn2")(x, train))
+        x = self.conv(self.channels, (3, 3), padding=1, name="conv2")(x)
+        return shortcut + x
+
+
+class ResNet(nn.Module):
+    """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
+
+    Stem, stages of blocks (each stage after the first has twice the channels and starts with
+    stride 2), global average pooling, dense layer. `stem` is "cifar" (3x3, stride 1) or
+    "imagenet" (7x7, stride 2, then 3x3 max pooling with stride 2). `width` multiplies `channels`,
+    those of the first stage. Convolutions have no bias and are He-normal (fan out), the dense layer
+    is U(-1/sqrt(fan_in), 1/sqrt(fan_in)), batch norms start at scale 1 and bias 0.
+    """
+
+    num_classes: int
+    stage_sizes: tuple[int, ...]
+    channels: int
+    version: int = 1
+    stem: str = "cifar"
+    width: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    sync_batch_norm: bool = True
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        conv = functools.partial(
+            layers.Conv, use_bias=False, kernel_init=layers.he_normal_fan_out, dtype=self.dtype
+        )
+        norm = functools.partial(
+            layers.BatchNorm,
+            dtype=self.dtype,
+            axis_name=self.axis_name if self.sync_batch_norm else None,
+        )
+        block = BlockV1 if self.version == 1 else BlockV2
+        channels = max(1, round(self.channels * self.width))
+
+        if self.stem == "imagenet":
+            x = conv(channels, (7, 7), strides=2, padding=3, name="stem_conv")(images)
+        else:
+            x = conv(channels, (3, 3), padding=1, name="stem_conv")(images)
+        # Version 2 opens each block with batch norm and ReLU, so its stem needs none.
+        if self.version == 1:
+            x = nn.relu(norm(name="stem_bn")(x, train))
+        if self.stem == "imagenet":
+            x = layers.max_pool(x, window=3, stride=2, padding=1)
+
+        for stage, size in enumerate(self.stage_sizes):
+            for index in range(size):
+                x = block(
+                    channels=channels * 2**stage,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    conv=conv,
+                    norm=norm,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )(x, train)
+
+        if self.version == 2:
+            x = nn.relu(norm(name="final_bn")(x, train))
+        x = layers.global_average_pool(x)
+        head = layers.torch_dense(self.num_classes, x.shape[-1], dtype=self.dtype, name="head")
+        return layers.at_least_float32(head(x))
+
+
+def cifar_resnet(depth: int, version: int) -> functools.partial:
+    """The ResNet for 32x32 images of He et al., 2016a, section 4.2, with depth 6n + 2."""
+    blocks, rest = divmod(depth - 2, 6)
+    if rest or blocks < 1:
+        raise ValueError(f"depth {depth} is not 6n + 2")
+    return functools.partial(
+        ResNet, stage_sizes=(blocks,) * 3, channels=16, version=version, stem="cifar"
+    )
+
+
+resnet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), channels=64, version=1)
+resnet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), channels=64, version=1)
