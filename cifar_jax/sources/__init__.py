@@ -1,0 +1,61 @@
+"""Where images come from: TensorFlow Datasets, the official CIFAR archives, scikit-learn's digits.
+
+`locate` decides which, by the config alone, and makes sure that the images are on this machine.
+"""
+
+from cifar_jax.errors import UserError
+from cifar_jax.sources import tfds_prepare
+from cifar_jax.sources.archives import archive_source
+from cifar_jax.sources.digits import digits_source
+from cifar_jax.sources.source import Images, Source, checked, square_rgb
+from cifar_jax.sources.tfds_folders import data_root, find_prepared, folder_source
+
+__all__ = ["Images", "Source", "checked", "locate", "square_rgb"]
+
+
+def locate(config) -> Source:
+    """The source that `config` (the `dataset` part of the config) names.
+
+    Downloads and prepares CIFAR-10 or CIFAR-100 where it is not on this machine yet. Raises
+    UserError for what is neither here nor to be had.
+    """
+    name = config.name
+    if config.archive:
+        if name not in tfds_prepare.NAMES:
+            raise UserError(
+                f"config.dataset.archive is for cifar10 and cifar100, config.dataset.name is {name}."
+            )
+        return archive_source(config.archive, name, config.labels, config.image_size)
+    if name == "digits":
+        if config.labels != "fine":
+            raise UserError("digits has no coarse labels; set config.dataset.labels=fine.")
+        return digits_source(config.image_size)
+    return folder_source(_prepared_folder(name, config.data_dir), config.labels, config.image_size)
+
+
+def _prepared_folder(name: str, data_dir: str):
+    root = data_root(data_dir)
+    folder = find_prepared(root, name)
+    if folder is not None:
+        return folder
+    if name not in tfds_prepare.NAMES:
+        raise UserError(
+            f"{name} is not prepared in {root} and only cifar10 and cifar100 are downloaded; prepare "
+            "it with TensorFlow Datasets and name its folder by config.dataset.data_dir, or choose "
+            f"{', '.join(tfds_prepare.NAMES)} or digits."
+        )
+    try:
+        tfds_prepare.prepare(name, root)
+    except tfds_prepare.DownloadError as error:
+        number = name.removeprefix("cifar")
+        url, _ = tfds_prepare.archive_url_and_checksum(name)
+        raise UserError(
+            f"{name} is not in {root} and cannot be downloaded from {url}: {error}. Ways on: "
+            f"config.dataset.archive=PATH of cifar-{number}-python.tar.gz or "
+            f"cifar-{number}-binary.tar.gz; config.dataset.data_dir=FOLDER with a prepared "
+            f"{name}; or --config=configs/quickstart.py, which needs no download."
+        ) from error
+    folder = find_prepared(root, name)
+    if folder is None:
+        raise UserError(f"{root} holds no prepared {name}, though it was prepared just now.")
+    return folder
