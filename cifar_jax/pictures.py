@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from cifar_jax import files
 from cifar_jax.errors import UserError
+from cifar_jax.sources.source import square_rgb
 
 # Formats of Pillow that are no pictures to decode: EPS is a program, which Pillow has Ghostscript
 # run; of the others it knows the name but has no decoder (WMF: only on Windows).
@@ -30,22 +31,15 @@ def load_picture(path: str | os.PathLike, image_size: int) -> np.ndarray:
     """
     files.check_regular_file(path)
     picture = _decode(path)
-    # The square first: it is all that the rest has to work on. Whole pixels: nothing is blurred.
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
     try:
         picture = _to_rgb(picture)
     except ValueError as error:
         raise UserError(
             f"{files.shown(path)}: {files.reason(error)}; save it as 8-bit RGB"
         ) from error
-    # Pillow widens the filter by the shrinking factor, so every pixel of the square counts: no
-    # aliasing at any ratio. Bicubic: the box filter aliases at ratios that are no whole numbers,
-    # and Lanczos rings more at hard edges.
-    if side != image_size:
-        picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return np.array(picture)
+    # As the training images were made. Pillow widens its filter by the shrinking factor, so every
+    # pixel of the square counts and nothing aliases, at any ratio.
+    return np.array(square_rgb(picture, image_size))
 
 
 def find_pictures(paths: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from cifar_jax import files
 
@@ -39,20 +39,28 @@ def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -
     figure.suptitle(title, parse_math=False, fontsize=12)
     loss.set_ylabel("loss")
     loss.set_ylim(bottom=0)
-    loss.legend(frameon=False, ncols=len(KEYS), loc="upper right")
+    # Above the axes, where no curve can be.
+    loss.legend(frameon=False, ncols=len(KEYS), loc="lower right", bbox_to_anchor=(1, 0.99))
     accuracy.set_ylabel("accuracy")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(decimals=None))
+    accuracy.yaxis.set_major_formatter("{x:g} %")
     rate.set_ylabel("learning rate")
-    if min(rates) > 0 and max(rates) >= 5 * min(rates):
+    # Rates that stay and then drop by a factor show on a logarithmic axis; those that fall
+    # smoothly, to nearly nothing, do not.
+    if min(rates) > 0 and max(rates) >= 5 * min(rates) and 4 * len(set(rates)) <= len(rates):
         rate.set_yscale("log")
     else:
         rate.set_ylim(0, 1.15 * max(rates) or 1)
+        rate.yaxis.set_major_formatter("{x:g}")
+        rate.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
     rate.set_xlabel("epoch")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(history) == 1:
-        rate.set_xlim(epochs[0] - 1, epochs[0] + 1)
+        rate.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     for axes in (loss, accuracy, rate):
-        _plain_axes(axes)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels()
     _save(path, figure)
 
 
@@ -73,7 +81,7 @@ def plot_confusion(
     # A square-root scale: the errors are small beside the diagonal, and they are looked for here.
     image = axes.imshow(100 * shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
     bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    bar.ax.yaxis.set_major_formatter("{x:g} %")
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
     # Beyond a hundred names would not be readable: the axes then count the classes.
@@ -91,7 +99,7 @@ def plot_confusion(
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.spines[:].set_visible(False)
-    _save(path, figure)
+    _save(path, figure, DPI if with_numbers else 1.5 * DPI)
 
 
 def plot_batch(
@@ -119,31 +127,28 @@ def plot_batch(
     # One axes over the whole figure, a unit of it a pixel of the file: nothing is resampled.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
+    # A letter is about 0.6 of its size wide, in points of 72 to the inch.
+    longest = max((len(label) for label in labels[:number]), default=0)
+    font_size = min(9, images.shape[2] / DPI * 72 / 0.6 / max(longest, 1))
     for index, (image, label) in enumerate(zip(images, labels, strict=False)):
         top, left = index // columns * cell_height + gap, index % columns * cell_width + gap
         sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
         axes.text(
             left + image.shape[1] / 2,
-            top + image.shape[0] + 3,
+            top + image.shape[0] + 13,
             label,
             ha="center",
-            va="top",
-            fontsize=min(9, 9 * 20 / max(len(label), 1)),
+            va="baseline",
+            fontsize=font_size,
             parse_math=False,
         )
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
     _save(path, figure)
 
 
-def _plain_axes(axes) -> None:
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(path: str | os.PathLike, figure: Figure) -> None:
+def _save(path: str | os.PathLike, figure: Figure, dpi: float = DPI) -> None:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # No "Software" entry: the file then depends on the data alone.
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     files.write_bytes(path, buffer.getvalue())

@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from cifar_jax import files
+from cifar_jax import files, models
 from cifar_jax.errors import UserError
 
 FORMAT = 1
@@ -20,8 +20,6 @@ FORMAT = 1
 # order that changes from process to process.
 METADATA_KEY = "cifar_jax"
 COLLECTIONS = ("params", "batch_stats")
-# The last layer of every model, whose width is the number of classes.
-HEAD = "params/head/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +132,9 @@ def flatten(variables: Mapping) -> dict:
 
 
 def _differ_in_classes(name: str, ours, theirs) -> bool:
-    return name.startswith(HEAD) and np.shape(ours)[:-1] == np.shape(theirs)[:-1]
+    return (
+        name.startswith(f"params/{models.HEAD}/") and np.shape(ours)[:-1] == np.shape(theirs)[:-1]
+    )
 
 
 def _shape(array) -> str:
