@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cifar_jax.convolution import conv_general_dilated
 from cifar_jax.errors import UserError
 
 # By name, as the config has them. gelu is the exact one (by erf), PyTorch's default.
@@ -59,6 +60,7 @@ class Conv(nn.Conv):
     """
 
     padding: int = 0
+    conv_general_dilated: Callable | None = conv_general_dilated
 
     def __call__(self, x: jax.Array) -> jax.Array:
         _check_window_fits(x, self.kernel_size, self.padding)

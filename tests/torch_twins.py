@@ -1,0 +1,273 @@
+"""The networks once more, in PyTorch, written from the papers and from torchvision's sources.
+
+Modules bear the names that ours bear, so a state dict is filled by a rule (`state_dict`) and
+loaded strictly: a parameter too many or too few on either side is an error.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+def state_dict(variables) -> dict[str, torch.Tensor]:
+    """Our variables under PyTorch's names and in its axis order."""
+    names = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    result = {}
+    for collection in variables.values():
+        for path, leaf in flat(collection).items():
+            *modules, last = path
+            array = np.asarray(leaf)
+            if array.ndim == 4:
+                array = array.transpose(3, 2, 0, 1)  # HWIO -> OIHW
+            elif array.ndim == 2:
+                array = array.T
+            name = ".".join([*modules, names.get(last, last)])
+            result[name] = torch.from_numpy(array.copy())
+    return result
+
+
+def flat(tree, prefix=()) -> dict[tuple, np.ndarray]:
+    result = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            result.update(flat(value, (*prefix, key)))
+        else:
+            result[(*prefix, key)] = value
+    return result
+
+
+class Linear(nn.Module):
+    def __init__(self, inputs, classes):
+        super().__init__()
+        self.head = nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        return self.head(channel_last_flat(x))
+
+
+class MLP(nn.Module):
+    def __init__(self, inputs, classes, sizes, activation="relu", batch_norm=False):
+        super().__init__()
+        self.depth = len(sizes)
+        self.activation = ACTIVATIONS[activation]()
+        for i, size in enumerate(sizes, 1):
+            self.add_module(f"dense{i}", nn.Linear(inputs, size, bias=not batch_norm))
+            self.add_module(f"bn{i}", nn.BatchNorm1d(size) if batch_norm else nn.Identity())
+            inputs = size
+        self.head = nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        x = channel_last_flat(x)
+        for i in range(1, self.depth + 1):
+            x = self.get_submodule(f"bn{i}")(self.get_submodule(f"dense{i}")(x))
+            x = self.activation(x)
+        return self.head(x)
+
+
+class LeNet(nn.Module):
+    """As printed in PyTorch's tutorial, but for the order in which features are flattened."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 5)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.dense1 = nn.Linear(16 * 5 * 5, 120)
+        self.dense2 = nn.Linear(120, 84)
+        self.head = nn.Linear(84, classes)
+
+    def forward(self, x):
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = channel_last_flat(x)
+        x = F.relu(self.dense1(x))
+        x = F.relu(self.dense2(x))
+        return self.head(x)
+
+
+class CNN(nn.Module):
+    def __init__(self, classes, features, downsample, activation="relu", batch_norm=False):
+        super().__init__()
+        stride = {"stride": 2, "max_pool": 1}[downsample]
+        self.conv1 = nn.Conv2d(3, 16, 5, stride, bias=not batch_norm)
+        self.conv2 = nn.Conv2d(16, 16, 5, stride, bias=not batch_norm)
+        self.bn1 = nn.BatchNorm2d(16) if batch_norm else nn.Identity()
+        self.bn2 = nn.BatchNorm2d(16) if batch_norm else nn.Identity()
+        self.pool = nn.MaxPool2d(2) if downsample == "max_pool" else nn.Identity()
+        self.activation = ACTIVATIONS[activation]()
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, x):
+        x = self.pool(self.activation(self.bn1(self.conv1(x))))
+        x = self.pool(self.activation(self.bn2(self.conv2(x))))
+        return self.head(channel_last_flat(x))
+
+
+class BasicBlock(nn.Module):
+    """torchvision's, of ResNet-18 and 34."""
+
+    def __init__(self, inplanes, planes, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.changes_shape = stride != 1 or inplanes != planes
+        if self.changes_shape:
+            self.shortcut_conv = nn.Conv2d(inplanes, planes, 1, stride, bias=False)
+            self.shortcut_bn = nn.BatchNorm2d(planes)
+
+    def forward(self, x):
+        identity = x
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.changes_shape:
+            identity = self.shortcut_bn(self.shortcut_conv(x))
+        out += identity
+        return self.relu(out)
+
+
+class PreActivationBlock(nn.Module):
+    def __init__(self, inplanes, planes, stride):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inplanes)
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.changes_shape = stride != 1 or inplanes != planes
+        if self.changes_shape:
+            self.shortcut_conv = nn.Conv2d(inplanes, planes, 1, stride, bias=False)
+
+    def forward(self, x):
+        out = F.relu(self.bn1(x))
+        shortcut = self.shortcut_conv(out) if self.changes_shape else x
+        out = self.conv1(out)
+        out = self.conv2(F.relu(self.bn2(out)))
+        return out + shortcut
+
+
+class ResNet(nn.Module):
+    def __init__(self, classes, blocks, planes, pre_activation=False, imagenet_stem=False):
+        super().__init__()
+        self.pre_activation = pre_activation
+        if imagenet_stem:
+            self.stem_conv = nn.Conv2d(3, planes, 7, 2, padding=3, bias=False)
+            self.stem_pool = nn.MaxPool2d(3, 2, padding=1)
+        else:
+            self.stem_conv = nn.Conv2d(3, planes, 3, padding=1, bias=False)
+            self.stem_pool = nn.Identity()
+        if not pre_activation:
+            self.stem_bn = nn.BatchNorm2d(planes)
+        block = PreActivationBlock if pre_activation else BasicBlock
+        self.block_names = []
+        inplanes = planes
+        for stage, count in enumerate(blocks, 1):
+            for i in range(1, count + 1):
+                stride = 2 if stage > 1 and i == 1 else 1
+                name = f"stage{stage}_block{i}"
+                self.add_module(name, block(inplanes, planes, stride))
+                self.block_names.append(name)
+                inplanes = planes
+            planes *= 2
+        if pre_activation:
+            self.final_bn = nn.BatchNorm2d(inplanes)
+        self.head = nn.Linear(inplanes, classes)
+
+    def forward(self, x):
+        x = self.stem_conv(x)
+        if not self.pre_activation:
+            x = F.relu(self.stem_bn(x))
+        x = self.stem_pool(x)
+        for name in self.block_names:
+            x = self.get_submodule(name)(x)
+        if self.pre_activation:
+            x = F.relu(self.final_bn(x))
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.head(x)
+
+
+def make_divisible(value, divisor=8):
+    """torchvision's."""
+    new_value = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    if new_value < 0.9 * value:
+        new_value += divisor
+    return new_value
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, inp, oup, stride, expand_ratio):
+        super().__init__()
+        hidden = inp * expand_ratio
+        self.use_shortcut = stride == 1 and inp == oup
+        self.expands = expand_ratio != 1
+        if self.expands:
+            self.expand_conv = nn.Conv2d(inp, hidden, 1, bias=False)
+            self.expand_bn = nn.BatchNorm2d(hidden)
+        self.depthwise_conv = nn.Conv2d(
+            hidden, hidden, 3, stride, padding=1, groups=hidden, bias=False
+        )
+        self.depthwise_bn = nn.BatchNorm2d(hidden)
+        self.project_conv = nn.Conv2d(hidden, oup, 1, bias=False)
+        self.project_bn = nn.BatchNorm2d(oup)
+
+    def forward(self, x):
+        out = x
+        if self.expands:
+            out = F.relu6(self.expand_bn(self.expand_conv(out)))
+        out = F.relu6(self.depthwise_bn(self.depthwise_conv(out)))
+        out = self.project_bn(self.project_conv(out))
+        return x + out if self.use_shortcut else out
+
+
+class MobileNetV2(nn.Module):
+    # Expansion, channels, blocks, stride, as in table 2 of the paper.
+    SETTING = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+
+    def __init__(self, classes, width):
+        super().__init__()
+        channels = make_divisible(32 * width)
+        last = make_divisible(1280 * max(1.0, width))
+        self.stem_conv = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.stem_bn = nn.BatchNorm2d(channels)
+        self.block_names = []
+        for stage, (t, c, n, s) in enumerate(self.SETTING, 1):
+            for i in range(n):
+                stride = s if i == 0 and c != 24 else 1
+                name = f"stage{stage}_block{i + 1}"
+                out = make_divisible(c * width)
+                self.add_module(name, InvertedResidual(channels, out, stride, t))
+                self.block_names.append(name)
+                channels = out
+        self.last_conv = nn.Conv2d(channels, last, 1, bias=False)
+        self.last_bn = nn.BatchNorm2d(last)
+        self.head = nn.Linear(last, classes)
+
+    def forward(self, x):
+        x = F.relu6(self.stem_bn(self.stem_conv(x)))
+        for name in self.block_names:
+            x = self.get_submodule(name)(x)
+        x = F.relu6(self.last_bn(self.last_conv(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def channel_last_flat(x):
+    """[batch, channel, height, width] -> [batch, height * width * channel], our order."""
+    return x.permute(0, 2, 3, 1).flatten(1)
