@@ -1,4 +1,4 @@
-"""A data set as arrays: train, test and (if asked for) validation splits, with names and statistics.
+"""A data set as arrays: train, test and (if asked for) validation splits, names and statistics.
 
 The same config and seed give the same arrays on every machine. All of a data set fits in memory
 (CIFAR: 180 MB), so it is decoded once, kept in a cache on disk and loaded whole.
@@ -55,7 +55,6 @@ def load(config, seed: int) -> Dataset:
         source,
         [config.labels, config.image_size],
     )
-    mean, std = channel_statistics(images.train_images)
     validation, train = _choose(images.train_labels, config, seed)
     return Dataset(
         name=config.name,
@@ -65,27 +64,9 @@ def load(config, seed: int) -> Dataset:
             _take(images.train_images, images.train_labels, validation) if len(validation) else None
         ),
         class_names=images.class_names,
-        mean=mean if config.mean is None else tuple(float(value) for value in config.mean),
-        std=std if config.std is None else tuple(float(value) for value in config.std),
+        mean=images.mean if config.mean is None else tuple(float(value) for value in config.mean),
+        std=images.std if config.std is None else tuple(float(value) for value in config.std),
     )
-
-
-def channel_statistics(
-    images: np.ndarray,
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and (population) deviation of each channel over all pixels, scaled to [0, 1].
-
-    Exact up to float64 rounding, from how often each of the 256 values occurs. A channel that
-    does not vary gets the deviation 1, so that dividing by it leaves zeros.
-    """
-    values = np.arange(256) / 255
-    means, deviations = [], []
-    for channel in range(3):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
-        mean = float(share @ values)
-        means.append(mean)
-        deviations.append(float(np.sqrt(share @ (values - mean) ** 2)) or 1.0)
-    return tuple(means), tuple(deviations)
 
 
 def balanced_choice(labels: np.ndarray, count: int, seed: int, purpose: int) -> np.ndarray:

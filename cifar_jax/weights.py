@@ -103,7 +103,8 @@ def init_from(variables: Mapping, weights: Weights) -> tuple[dict, list[str]]:
     """
     ours, theirs = flatten(variables), flatten(weights.variables)
     result, notes, wrong = {}, [], []
-    for name in sorted(ours.keys() | theirs.keys()):
+    # Parameters first: they say more about what differs than statistics do.
+    for name in sorted(ours.keys() | theirs.keys(), key=lambda name: (name[0] != "p", name)):
         if name not in theirs:
             wrong.append(f"{name} is not in the file")
         elif name not in ours:

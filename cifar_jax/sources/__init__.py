@@ -7,10 +7,10 @@ from cifar_jax.errors import UserError
 from cifar_jax.sources import tfds_prepare
 from cifar_jax.sources.archives import archive_source
 from cifar_jax.sources.digits import digits_source
-from cifar_jax.sources.source import Images, Source, checked, square_rgb
+from cifar_jax.sources.source import Images, Source, square_rgb
 from cifar_jax.sources.tfds_folders import data_root, find_prepared, folder_source
 
-__all__ = ["Images", "Source", "checked", "locate", "square_rgb"]
+__all__ = ["Images", "Source", "locate", "square_rgb"]
 
 
 def locate(config) -> Source:
@@ -19,11 +19,18 @@ def locate(config) -> Source:
     Downloads and prepares CIFAR-10 or CIFAR-100 where it is not on this machine yet. Raises
     UserError for what is neither here nor to be had.
     """
-    name = config.name
+    try:
+        return _locate(config.name, config)
+    except OSError as error:
+        raise UserError(f"the images of {config.name} cannot be read: {error}") from error
+
+
+def _locate(name: str, config) -> Source:
     if config.archive:
         if name not in tfds_prepare.NAMES:
             raise UserError(
-                f"config.dataset.archive is for cifar10 and cifar100, config.dataset.name is {name}."
+                "config.dataset.archive is for cifar10 and cifar100, but config.dataset.name is "
+                f"{name}; change one."
             )
         return archive_source(config.archive, name, config.labels, config.image_size)
     if name == "digits":
@@ -40,9 +47,9 @@ def _prepared_folder(name: str, data_dir: str):
         return folder
     if name not in tfds_prepare.NAMES:
         raise UserError(
-            f"{name} is not prepared in {root} and only cifar10 and cifar100 are downloaded; prepare "
-            "it with TensorFlow Datasets and name its folder by config.dataset.data_dir, or choose "
-            f"{', '.join(tfds_prepare.NAMES)} or digits."
+            f"{name} is not prepared in {root}, and only {' and '.join(tfds_prepare.NAMES)} are "
+            "downloaded; prepare it with TensorFlow Datasets and set config.dataset.data_dir to "
+            "the folder that holds it, or choose another config.dataset.name."
         )
     try:
         tfds_prepare.prepare(name, root)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from cifar_jax.errors import UserError
-from cifar_jax.sources.source import Images, Source, files_version, reason, resize_all
+from cifar_jax.files import reason
+from cifar_jax.sources.source import Images, Source, files_version, resize_all
 
 # In the order of the labels; for prepared folders that do not tell.
 CIFAR10_CLASS_NAMES = (
@@ -170,7 +171,7 @@ def _find(path: Path, dataset: str) -> Path:
         raise UserError(f"config.dataset.archive={path} does not exist.")
     if not path.is_dir():
         return path
-    if any((path / layout.test).is_file() for layout in LAYOUTS):
+    if any((path / name).is_file() for layout in LAYOUTS for name in layout.files):
         return path
     names = [
         name

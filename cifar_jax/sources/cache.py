@@ -1,26 +1,27 @@
 """Decoded images on disk, so that a run starts in well under a second.
 
 One file for each source, image size and kind of labels. It is used only if it was made from what
-the source is now and every byte's checksum holds; else it is made again. It is written to a
-temporary file and renamed, so that processes that start together cannot spoil it.
+the source is now and every byte's checksum holds; else it is made again. It appears whole or not
+at all, so that processes that start together cannot spoil it.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from cifar_jax.sources.source import Images, Source, checked, reason
+from cifar_jax.errors import UserError
+from cifar_jax.files import atomic_path, reason
+from cifar_jax.sources.source import Images, Source, completed
 
 # Raise it when what is stored, or how a picture is decoded, changes.
 _FORMAT = 1
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_TUPLES = ("class_names", "mean", "std")
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +42,7 @@ def read_through(folder: Path, name: str, source: Source, variant: list) -> Imag
     identity = json.dumps([_FORMAT, source.place, variant, source.version])
     images = _read(path, identity)
     if images is None:
-        images = checked(source.read(), source.place)
+        images = completed(source.read(), source.place)
         _write(path, identity, images)
     return images
 
@@ -55,7 +56,8 @@ def _read(path: Path, identity: str) -> Images | None:
             if header["identity"] != identity:
                 return None
             arrays = {name: file[name] for name in _ARRAYS}
-        return Images(**arrays, class_names=tuple(header["class_names"]))
+            tuples = {name: tuple(header[name]) for name in _TUPLES}
+        return Images(**arrays, **tuples)
     except FileNotFoundError:
         return None
     # Damaged bytes surface as nearly any exception of zipfile, NumPy or JSON.
@@ -65,18 +67,12 @@ def _read(path: Path, identity: str) -> Images | None:
 
 
 def _write(path: Path, identity: str, images: Images) -> None:
-    header = json.dumps({"identity": identity, "class_names": images.class_names})
+    tuples = {name: getattr(images, name) for name in _TUPLES}
+    header = json.dumps({"identity": identity, **tuples})
     arrays = {name: getattr(images, name) for name in _ARRAYS}
-    part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
+        with atomic_path(path) as part, open(part, "wb") as file:
             np.savez(file, header=np.array(header), **arrays)
-        os.replace(part, path)
-    except OSError as error:
+    except (OSError, UserError) as error:
         _log.warning("Decoded images are not kept for the next start: %s.", reason(error))
-    finally:
-        if part is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(part)

@@ -1,4 +1,4 @@
-"""What every source of images hands over, and what they share: naming files, turning pictures into arrays.
+"""What every source of images hands over, and the few things that all of them need.
 
 A `Source` knows what identifies its images (so that a cache can tell whether it is stale) without
 reading them; `read` then decodes all of them, once.
@@ -17,13 +17,18 @@ from cifar_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """A data set, decoded: images uint8 [N, size, size, 3] in C order, labels int32 [N]."""
+    """A data set, decoded: images uint8 [N, size, size, 3] in C order, labels int32 [N].
+
+    `mean` and `std` are what `completed` fills in: `channel_statistics` of the training images.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +55,14 @@ def square_rgb(picture: Image.Image, size: int) -> np.ndarray:
     What is not square is cropped to its central square, then resized with antialiasing. Grey
     becomes three equal channels.
     """
+    side = min(picture.size)
+    if picture.size != (side, side):
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
     if picture.mode != "RGB":
         picture = picture.convert("RGB")
-    width, height = picture.size
-    if (width, height) != (size, size):
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        picture = picture.resize(
-            (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-        )
+    if side != size:
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(picture)
 
 
@@ -77,29 +81,46 @@ def progress(items: Iterable, total: int | None, what: str, **options) -> tqdm:
     return tqdm(items, total=total, desc=what, leave=False, disable=None, **options)
 
 
-def checked(images: Images, place: str) -> Images:
-    """The same images, in the types that are promised; empty splits and odd labels are refused."""
+def completed(images: Images, place: str) -> Images:
+    """The same images in the types that are promised, with their statistics.
+
+    Raises UserError for a split with no images and for labels that are no class.
+    """
     classes = len(images.class_names)
-    labels = {}
-    for split, values in (("train", images.train_labels), ("test", images.test_labels)):
-        if len(values) == 0:
+    for split, labels in (("train", images.train_labels), ("test", images.test_labels)):
+        if len(labels) == 0:
             raise UserError(f"{place}: the {split} split holds no images.")
-        low, high = int(np.min(values)), int(np.max(values))
+        low, high = int(np.min(labels)), int(np.max(labels))
         if low < 0 or high >= classes:
             raise UserError(
                 f"{place}: the {split} split has labels from {low} to {high}, "
                 f"but there are {classes} classes (0 to {classes - 1})."
             )
-        labels[split] = np.asarray(values, np.int32)
-    return dataclasses.replace(
-        images,
-        train_images=np.ascontiguousarray(images.train_images, np.uint8),
-        train_labels=labels["train"],
-        test_images=np.ascontiguousarray(images.test_images, np.uint8),
-        test_labels=labels["test"],
+    mean, std = channel_statistics(images.train_images)
+    return Images(
+        np.ascontiguousarray(images.train_images, np.uint8),
+        np.ascontiguousarray(images.train_labels, np.int32),
+        np.ascontiguousarray(images.test_images, np.uint8),
+        np.ascontiguousarray(images.test_labels, np.int32),
+        images.class_names,
+        mean,
+        std,
     )
 
 
-def reason(error: BaseException) -> str:
-    """An exception's message on one line, or its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+def channel_statistics(
+    images: np.ndarray,
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and (population) deviation of each channel over all pixels, scaled to [0, 1].
+
+    Exact up to float64 rounding, from how often each of the 256 values occurs. A channel that
+    does not vary gets the deviation 1, so that dividing by it leaves zeros.
+    """
+    values = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(3):
+        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
+        mean = float(share @ values)
+        means.append(mean)
+        deviations.append(float(np.sqrt(share @ (values - mean) ** 2)) or 1.0)
+    return tuple(means), tuple(deviations)

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from cifar_jax.errors import UserError
+from cifar_jax.files import reason
 from cifar_jax.sources.archives import CIFAR10_CLASS_NAMES
-from cifar_jax.sources.source import Images, Source, files_version, progress, reason, square_rgb
+from cifar_jax.sources.source import Images, Source, files_version, progress, square_rgb
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 # A data set's name as TFDS writes it: name, name/config, name:1.2.3 or name/config:1.2.3.
@@ -134,11 +135,15 @@ def _decode(
     total = builder.info.splits[split].num_examples
     images = np.empty((total, size, size, 3), np.uint8)
     labels = np.empty(total, np.int32)
+    found = 0
     examples = progress(_examples(builder, split, image_key), total, f"decoding {split}")
     for index, example in enumerate(examples):
         with Image.open(BytesIO(example[image_key])) as picture:
             images[index] = square_rgb(picture, size)
         labels[index] = example[label_key]
+        found = index + 1
+    if found != total:
+        raise ValueError(f"it holds {found} of {total} images")
     return images, labels
 
 
@@ -147,20 +152,20 @@ def _examples(builder, split: str, image_key: str) -> Iterator[dict]:
     import tensorflow_datasets as tfds
 
     as_stored = {image_key: tfds.decode.SkipDecoding()}
-    file_format = builder.info.file_format
-    if file_format == tfds.core.FileFormat.TFRECORD:
+    formats = builder.info.available_file_formats()
+    if tfds.core.FileFormat.ARRAY_RECORD in formats:
+        source = builder.as_data_source(split, decoders=as_stored, file_format="array_record")
+        for start in range(0, len(source), 1000):
+            yield from source.__getitems__(range(start, min(start + 1000, len(source))))
+    elif builder.info.file_format == tfds.core.FileFormat.TFRECORD:
         features = builder.info.features
         info = builder.info.splits[split]
         for path, count in zip(info.filepaths, info.shard_lengths, strict=True):
             for record in read_tfrecords(Path(path), count):
                 yield features.deserialize_example_np(record, decoders=as_stored)
-    elif file_format == tfds.core.FileFormat.ARRAY_RECORD:
-        source = builder.as_data_source(split, decoders=as_stored)
-        for start in range(0, len(source), 1000):
-            yield from source.__getitems__(range(start, min(start + 1000, len(source))))
     else:
         raise UserError(
-            f"{builder.data_dir} is in the format {file_format.value}; convert it with: "
+            f"{builder.data_dir} is in the format {builder.info.file_format.value}; convert it with: "
             f"tfds convert_format --dataset_version_dir={builder.data_dir} "
             "--out_file_format=array_record"
         )

@@ -8,17 +8,16 @@ is the one TFDS would have made. It appears whole or not at all.
 import contextlib
 import hashlib
 import io
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cifar_jax.errors import UserError
+from cifar_jax.files import atomic_path, reason
 from cifar_jax.sources.archives import read_cifar
-from cifar_jax.sources.source import progress, reason
+from cifar_jax.sources.source import progress
 
 NAMES = ("cifar10", "cifar100")
 # Seconds to wait for a connection, and for the next bytes.
@@ -64,32 +63,24 @@ def download(url: str, checksum: str, path: Path) -> None:
     import requests
 
     print(f"downloading {url} to {path}", file=sys.stderr, flush=True)
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        digest = hashlib.sha256()
-        with os.fdopen(descriptor, "wb") as file:
-            try:
-                with requests.get(url, stream=True, timeout=_TIMEOUT) as response:
-                    response.raise_for_status()
-                    total = int(response.headers.get("Content-Length", 0)) or None
-                    bar = progress(
-                        None, total, "downloading", unit="B", unit_scale=True, unit_divisor=1024
-                    )
-                    with bar:
-                        for block in response.iter_content(2**18):
-                            file.write(block)
-                            digest.update(block)
-                            bar.update(len(block))
-            except requests.RequestException as error:
-                raise DownloadError(_innermost(error)) from error
+    digest = hashlib.sha256()
+    with atomic_path(path) as part, open(part, "wb") as file:
+        try:
+            with requests.get(url, stream=True, timeout=_TIMEOUT) as response:
+                response.raise_for_status()
+                total = int(response.headers.get("Content-Length", 0)) or None
+                units = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+                with progress(None, total, "downloading", **units) as bar:
+                    for block in response.iter_content(2**18):
+                        file.write(block)
+                        digest.update(block)
+                        bar.update(len(block))
+        except requests.RequestException as error:
+            raise DownloadError(_innermost(error)) from error
         if digest.hexdigest() != checksum:
             raise DownloadError(
-                f"what was downloaded has the SHA-256 {digest.hexdigest()} instead of {checksum}"
+                f"what came has the SHA-256 {digest.hexdigest()} instead of {checksum}"
             )
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
 
 
 def prepare_from_archive(name: str, archive: Path, root: Path) -> None:

@@ -1,0 +1,98 @@
+"""Augmentation on the device, inside the step: pure functions of keys and a batch of images.
+
+Each example has a key of its own, made from the seed, the step and the example's place in the global
+batch, so any number of devices draws the same. Geometry works on uint8 pixels, before normalisation.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def example_keys(key, places):
+    """One key per example: keys [batch] from a step's key and the places int32 [batch] in its batch."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
+
+
+def random_crop(keys, images, padding: int):
+    """Pads by `padding` black pixels and crops back to size at a random offset, each example its own.
+
+    keys [batch]; images [batch, height, width, channel], any dtype. Offsets are uniform over
+    0 ... 2 * padding in each direction, as in He et al., 2016, section 4.2.
+    """
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    offsets = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * padding + 1))(keys)
+    return jax.vmap(
+        lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:])
+    )(padded, offsets)
+
+
+def random_flip(keys, images):
+    """Mirrors each of the images [batch, height, width, channel] left to right with probability 1/2."""
+    flip = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+
+
+def normalize(images, mean, std, dtype=jnp.float32):
+    """uint8 [..., channel] to (pixel / 255 - mean) / std, computed in float32, given as `dtype`."""
+    scale = 1 / (255 * jnp.asarray(std, jnp.float32))
+    shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
+    return (images.astype(jnp.float32) * scale - shift).astype(dtype)
+
+
+def cutout(keys, images, size: int):
+    """Sets a square of side `size`, centred on a random pixel, to zero (the mean colour).
+
+    images [batch, height, width, channel], normalised. The square is cut off where it reaches over the
+    edge (DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
+    2017).
+    """
+    height, width = images.shape[1:3]
+    centres = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, jnp.array([height, width])))(
+        keys
+    )
+
+    def hidden(centre, length):
+        offset = jnp.arange(length) - (centre[:, None] - size // 2)
+        return (offset >= 0) & (offset < size)
+
+    square = hidden(centres[:, 0], height)[:, :, None] & hidden(centres[:, 1], width)[:, None, :]
+    return jnp.where(square[..., None], 0, images)
+
+
+def augment(step_key, places, images, config, mean, std):
+    """Crop, flip, normalise and cutout, as config.augment says.
+
+    Args:
+      step_key: the key of this training step.
+      places: int32 [batch], each example's place in the global batch.
+      images: uint8 [batch, height, width, channel].
+      config: config.augment.
+      mean, std: per channel, for pixels scaled to [0, 1].
+
+    Returns:
+      float32 [batch, height, width, channel], as the network gets them.
+    """
+    keys = jax.vmap(lambda key: jax.random.split(key, 3))(example_keys(step_key, places))
+    if config.crop_padding:
+        images = random_crop(keys[:, 0], images, config.crop_padding)
+    if config.flip:
+        images = random_flip(keys[:, 1], images)
+    images = normalize(images, mean, std)
+    if config.cutout:
+        images = cutout(keys[:, 2], images, config.cutout)
+    return images
+
+
+def mixup_pairs(key, batch_size: int, alpha: float):
+    """Partners and the share of the first of each pair, the same on every device.
+
+    One share for the whole batch, from Beta(alpha, alpha), and a random permutation as partners
+    (Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018, and its published code).
+
+    Returns:
+      (partner int32 [batch_size], share float32 [])
+    """
+    partner_key, share_key = jax.random.split(key)
+    partner = jax.random.permutation(partner_key, batch_size)
+    return partner, jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)

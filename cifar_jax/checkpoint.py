@@ -1,0 +1,126 @@
+"""Checkpoints of the full train state with Orbax: saved in the background, committed whole or not at all.
+
+A checkpoint holds every leaf of the TrainState by name, as NumPy arrays without a device axis, so it
+restores on any number of devices, and the history of the epochs so far. The newest two and the one of
+the best epoch are kept.
+"""
+
+import os
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cifar_jax.errors import UserError
+from cifar_jax.state import TrainState
+from cifar_jax.workdir import CHECKPOINTS
+
+
+class _KeepNewestAndBest:
+    """Orbax preservation policy; Orbax's own BestN ranks by a rule that need not be ours."""
+
+    def __init__(self, newest: int):
+        self.newest = newest
+        self.best_step = None
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        first_kept = len(checkpoints) - self.newest
+        return [i >= first_kept or c.step == self.best_step for i, c in enumerate(checkpoints)]
+
+
+class Checkpoints:
+    """The checkpoints of a workdir. Close it, or use it in a `with`, so that the last save is done."""
+
+    def __init__(self, workdir: str, read_only: bool = False):
+        self._policy = _KeepNewestAndBest(newest=2)
+        self._manager = ocp.CheckpointManager(
+            os.path.abspath(os.path.join(workdir, CHECKPOINTS)),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy,
+                # What a killed save left behind; not while another process may be saving.
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+                create=not read_only,
+            ),
+            item_names=("state", "progress"),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, progress: dict, best_step: int | None) -> None:
+        """Saves in the background; waits for the save before, if that is still under way.
+
+        Args:
+          state: leaves are NumPy arrays, no device axis, not written to afterwards.
+          progress: JSON values: {"history": [entry, ...], "seconds": spent in the current epoch}.
+          best_step: the step of the best epoch so far, whose checkpoint is to be kept.
+        """
+        step = int(state.step)
+        if step == self.latest_step():
+            return
+        self._policy.best_step = best_step
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(progress)
+            ),
+        )
+
+    def read(self) -> tuple[dict[str, np.ndarray], dict]:
+        """The newest checkpoint as ({"params/head/kernel": array, ...}, progress)."""
+        restored = self._manager.restore(
+            self.latest_step(),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
+            ),
+        )
+        return restored["state"], restored["progress"]
+
+    def restore(self, template: TrainState) -> tuple[TrainState, dict]:
+        """The newest checkpoint as (state with NumPy leaves, progress).
+
+        Raises:
+          UserError: the checkpoint does not have the template's leaves and shapes.
+        """
+        saved, progress = self.read()
+        wanted = _by_name(template)
+        wrong = [
+            name
+            for name in sorted(saved.keys() | wanted.keys())
+            if name not in saved
+            or name not in wanted
+            or np.shape(saved[name]) != np.shape(wanted[name])
+        ]
+        if wrong:
+            raise UserError(
+                f"the checkpoint {self._manager.directory / str(self.latest_step())} is of another model or "
+                f"optimizer: {', '.join(wrong[:3])}"
+            )
+        leaves = [saved[name] for name in wanted]
+        state = jax.tree.unflatten(jax.tree.structure(template), leaves)
+        return state, progress
+
+    def wait(self) -> None:
+        """Waits until the last save is committed."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last save and lets go of the folder."""
+        self._manager.close()
+
+
+def _by_name(state: TrainState) -> dict[str, np.ndarray]:
+    """{"params/head/kernel": array, ...}, in the order of the state's leaves."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves
+    }

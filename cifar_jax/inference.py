@@ -1,0 +1,70 @@
+"""The weights of a run for inference: out of a state, and from `latest`, `best` or a file."""
+
+import os
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from cifar_jax import config as config_lib
+from cifar_jax import weights, workdir as files_of
+from cifar_jax.checkpoint import Checkpoints
+from cifar_jax.errors import UserError
+from cifar_jax.weights import Weights
+
+
+def inference_weights(config, data: dict, variables: dict, epoch: int, best=None) -> Weights:
+    """Weights with all that their use needs.
+
+    Args:
+      config: the run's.
+      data: class_names, mean and std, as a checkpoint's progress holds them.
+      variables: {"params", "batch_stats"}.
+      epoch: how many were trained.
+      best: {"chosen_on", "accuracy"} where this is the best epoch.
+    """
+    variables = jax.tree.map(np.asarray, variables)
+    return Weights(
+        variables={name: tree for name, tree in variables.items() if tree},
+        model={"name": config.model.name, **config_lib.model_options(config)},
+        class_names=tuple(data["class_names"]),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        image_size=config.dataset.image_size,
+        dataset={"name": config.dataset.name, "labels": config.dataset.labels},
+        epoch=epoch,
+        chosen_on=best["chosen_on"] if best else "",
+        accuracy=best["accuracy"] if best else None,
+    )
+
+
+def find_weights(which: str, workdir: str, default) -> Weights:
+    """The weights that --weights and --workdir name.
+
+    Args:
+      which: "best" or "latest" of the workdir, or a `.safetensors` file.
+      workdir: a run's folder, or "" with a file.
+      default: configs/default.py, for the fields of the run's config.
+
+    Raises:
+      UserError: there are none.
+    """
+    if which not in ("best", "latest"):
+        return weights.load(which)
+    if not workdir:
+        raise UserError(
+            f"--weights={which} needs a --workdir; or give a file, --weights=FILE.safetensors"
+        )
+    config = files_of.read_config(workdir, default)
+    if which == "best":
+        path = os.path.join(workdir, files_of.BEST_WEIGHTS)
+        if not os.path.exists(path):
+            raise UserError(f"{workdir} has no {files_of.BEST_WEIGHTS} yet: train an epoch first")
+        return weights.load(path)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        if checkpoints.latest_step() is None:
+            raise UserError(f"{workdir} has no checkpoint yet")
+        leaves, progress = checkpoints.read()
+    state = traverse_util.unflatten_dict(leaves, sep="/")
+    variables = state.get("ema") or {name: state.get(name, {}) for name in weights.COLLECTIONS}
+    return inference_weights(config, progress["data"], variables, len(progress["history"]))

@@ -1,0 +1,74 @@
+"""Learning-rate schedules and the Optax chain, both from the config.
+
+Schedules are functions of the step; the config speaks in epochs.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate as a function of the step.
+
+    Args:
+      config: config.lr_schedule.
+      num_epochs: the length of the whole run.
+      steps_per_epoch: optimizer steps in an epoch.
+    """
+    peak = config.learning_rate
+    total = num_epochs * steps_per_epoch
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    end = peak * config.final_fraction
+    decay_steps = max(total - warmup, 1)
+    if config.name == "step":
+        # Boundaries count from the start of the run, warm-up included.
+        after = optax.piecewise_constant_schedule(
+            peak,
+            {round(epoch * steps_per_epoch) - warmup: config.factor for epoch in config.boundaries},
+        )
+    elif config.name == "constant":
+        after = optax.constant_schedule(peak)
+    elif config.name in ("cosine", "one_cycle"):
+        # One-cycle (Smith and Topin, 2018) with cosine annealing differs from cosine in its rise:
+        # it starts at 1/25 of the peak, and rises along a cosine too.
+        after = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_fraction)
+    elif config.name == "linear":
+        after = optax.linear_schedule(peak, end, decay_steps)
+    else:
+        raise ValueError(f"lr_schedule.name {config.name!r}")
+    if not warmup:
+        return after
+    if config.name == "one_cycle":
+        falling = optax.cosine_decay_schedule(peak - peak / 25, warmup)
+        rise = lambda step: peak - falling(step)  # noqa: E731
+    else:
+        rise = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([rise, after], [warmup])
+
+
+def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Clipping, weight decay, momentum and the schedule, in PyTorch's order.
+
+    Args:
+      config: config.optimizer.
+      schedule: the learning rate as a function of the step.
+    """
+
+    def decay_mask(params):
+        # Biases and the parameters of normalisation are vectors; kernels are not.
+        return jax.tree.map(lambda p: config.decay_bias_and_norm or jnp.ndim(p) > 1, params)
+
+    decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+    parts = []
+    if config.clip_norm:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    if config.name == "sgd":
+        parts.append(decay)
+        if config.momentum:
+            parts.append(optax.trace(config.momentum, config.nesterov))
+    else:
+        adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+        # AdamW decays the weights themselves; Adam, as in PyTorch, adds the decay to the gradient.
+        parts.extend([adam, decay] if config.name == "adamw" else [decay, adam])
+    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))

@@ -1,0 +1,76 @@
+"""Pictures to probabilities: the weights alone are needed, no data set."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cifar_jax import augment
+from cifar_jax.errors import UserError
+from cifar_jax.models import create_model
+from cifar_jax.pictures import find_pictures, load_picture
+from cifar_jax.weights import Weights
+
+# Pictures of one forward pass; the last is filled up, so there is one compilation.
+BATCH = 32
+
+
+def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
+    """The probability of each class: images uint8 [N, S, S, 3] -> float32 [N, C]."""
+    model = create_model(num_classes=len(weights.class_names), **weights.model)
+
+    @jax.jit
+    def forward(variables, pixels):
+        inputs = augment.normalize(pixels, weights.mean, weights.std)
+        return jax.nn.softmax(model.apply(variables, inputs, train=False))
+
+    batch = min(BATCH, len(images))
+    rows = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.uint8)])
+        rows.append(np.asarray(forward(weights.variables, jnp.asarray(filled)))[: len(part)])
+    return np.concatenate(rows)
+
+
+def top_classes(row: np.ndarray, class_names, count: int = 5) -> list[tuple[str, float]]:
+    """The most probable classes of one row of probabilities [C], highest first."""
+    order = np.argsort(-row, kind="stable")[:count]
+    return [(class_names[i], float(row[i])) for i in order]
+
+
+def predict_files(weights: Weights, paths: list[str]) -> tuple[list[dict], list[str]]:
+    """Predicts picture files and the pictures in folders.
+
+    Returns:
+      (answers, errors): {"image": path, "classes": [{"name", "probability"}, ...]} for each picture
+      that could be read, and a line for each that could not.
+    """
+    read, pictures, errors = [], [], []
+    for path in paths:
+        try:
+            for file in find_pictures([path]):
+                try:
+                    pictures.append(load_picture(file, weights.image_size))
+                    read.append(file)
+                except UserError as error:
+                    errors.append(str(error))
+        except UserError as error:
+            errors.append(str(error))
+    if not read:
+        return [], errors
+    rows = probabilities(weights, np.stack(pictures))
+    answers = []
+    for path, row in zip(read, rows, strict=True):
+        top = top_classes(row, weights.class_names)
+        classes = [{"name": name, "probability": probability} for name, probability in top]
+        answers.append({"image": path, "classes": classes})
+    return answers, errors
+
+
+def to_text(answers: list[dict]) -> str:
+    """For people: each picture with its five most probable classes."""
+    lines = []
+    for answer in answers:
+        classes = [f"{c['name']} {c['probability']:.1%}" for c in answer["classes"]]
+        lines.append(f"{answer['image']}: {', '.join(classes)}")
+    return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""TrainState: everything that the future of a run depends on, beside its config and data.
+
+Batch order, augmentation and dropout are functions of the seed and the step, so the state alone decides
+what comes next, and to resume is to restore it.
+"""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cifar_jax.errors import UserError
+
+
+@flax.struct.dataclass
+class EpochMetrics:
+    """Sums over the steps of the current epoch so far.
+
+    Attributes:
+      loss: float32 [], sum over steps of the global batch's mean loss.
+      correct: int32 [], examples predicted right.
+      failed_step: int32 [], the first step whose loss or gradient was not finite, else -1.
+    """
+
+    loss: Any
+    correct: Any
+    failed_step: Any
+
+    @classmethod
+    def zero(cls):
+        return cls(loss=jnp.float32(0), correct=jnp.int32(0), failed_step=jnp.int32(-1))
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The full state of training.
+
+    Attributes:
+      step: int32 [], optimizer steps taken.
+      params: the model's parameters, float32.
+      batch_stats: running statistics of batch norm, {} without.
+      opt_state: the optimizer's.
+      ema: moving average of {"params", "batch_stats"}, {} without.
+      metrics: sums over the current epoch.
+    """
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+    metrics: EpochMetrics
+
+
+def random_keys(seed: int) -> dict:
+    """The run's random streams, all from its one seed."""
+    root = jax.random.key(seed)
+    return {name: jax.random.fold_in(root, i) for i, name in enumerate(("init", "order", "step"))}
+
+
+def init_variables(model: nn.Module, seed: int, image_size: int) -> dict:
+    """Fresh {"params", "batch_stats"} for images [batch, image_size, image_size, 3]."""
+    images = jnp.zeros((1, image_size, image_size, 3))
+    try:
+        variables = jax.jit(model.init)(random_keys(seed)["init"], images)
+    except UserError as error:
+        raise UserError(f"config: model with dataset.image_size={image_size}: {error}") from None
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def create_state(variables: dict, optimizer, ema: bool) -> TrainState:
+    """The state before the first step, from {"params", "batch_stats"}."""
+    variables = jax.tree.map(jnp.asarray, variables)
+    return TrainState(
+        step=jnp.int32(0),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+        ema=variables if ema else {},
+        metrics=EpochMetrics.zero(),
+    )
+
+
+def inference_variables(state: TrainState) -> dict:
+    """What evaluation uses: the moving average where there is one, else the weights."""
+    return state.ema or {"params": state.params, "batch_stats": state.batch_stats}

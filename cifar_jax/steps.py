@@ -1,0 +1,210 @@
+"""The training and the evaluation step: pure functions of one device, mapped over the axis "batch".
+
+Many steps run per dispatch, in a loop whose length is an argument: one compiled program for any number
+of steps, so where a run is interrupted changes no bit of what it computes.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+from ml_collections import ConfigDict
+
+from cifar_jax import augment, parallel
+from cifar_jax.state import EpochMetrics, TrainState, random_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the steps of a run need to know that does not change.
+
+    Attributes:
+      model: built with axis_name=parallel.AXIS.
+      optimizer: an Optax transformation.
+      config: the whole config.
+      num_classes: C.
+      mean, std: per channel, for pixels scaled to [0, 1].
+    """
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    config: ConfigDict
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Whole batches in an epoch; the last partial one is dropped, as is customary."""
+    return num_examples // batch_size
+
+
+def epoch_order(seed: int, epoch, num_examples: int):
+    """int32 [num_examples]: the order in which an epoch visits the examples."""
+    return jax.random.permutation(
+        jax.random.fold_in(random_keys(seed)["order"], epoch), num_examples
+    )
+
+
+def training_batch(task: Task, data, order, step, places):
+    """The examples at some places of a step's global batch, as the network gets them.
+
+    Args:
+      task: the run.
+      data: (images uint8 [N, height, width, 3], labels int32 [N]).
+      order: int32 [N], this epoch's.
+      step: int32 [].
+      places: int32 [batch], places in the global batch.
+
+    Returns:
+      (images float32 [batch, height, width, 3], labels int32 [batch], targets float32 [batch, C]):
+      labels are those that count for accuracy (of the larger share where two examples are mixed),
+      targets the distribution that the loss is taken to.
+    """
+    config = task.config
+    images, labels = data
+    batch_size = config.batch_size
+    start = step % steps_per_epoch(len(images), batch_size) * batch_size
+    key = jax.random.fold_in(random_keys(config.seed)["step"], step)
+    augment_key, mixup_key = (jax.random.fold_in(key, i) for i in range(2))
+
+    def examples(places):
+        index = order[start + places]
+        pixels = augment.augment(
+            augment_key, places, images[index], config.augment, task.mean, task.std
+        )
+        return pixels, labels[index], jax.nn.one_hot(labels[index], task.num_classes)
+
+    pixels, label, target = examples(places)
+    if config.augment.mixup:
+        # A partner anywhere in the global batch is made again here, from its own place's key.
+        partner, share = augment.mixup_pairs(mixup_key, batch_size, config.augment.mixup)
+        other_pixels, other_label, other_target = examples(partner[places])
+        pixels = share * pixels + (1 - share) * other_pixels
+        target = share * target + (1 - share) * other_target
+        label = jnp.where(share >= 0.5, label, other_label)
+    target = optax.smooth_labels(target, config.label_smoothing)
+    return pixels, label, target
+
+
+def train_step(task: Task, state: TrainState, data, order) -> TrainState:
+    """One optimizer step, on one device of the axis "batch"."""
+    config = task.config
+    local = parallel.local_batch_size(config.batch_size)
+    images, labels, targets = training_batch(
+        task, data, order, state.step, parallel.places(local)
+    )
+    step_key = jax.random.fold_in(random_keys(config.seed)["step"], state.step)
+    dropout_key = jax.random.fold_in(step_key, 2)
+
+    def loss_fn(params):
+        logits, updated = task.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, (logits, updated.get("batch_stats", {}))
+
+    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    correct = jnp.sum(jnp.argmax(logits, -1) == labels)
+    grads, loss = lax.pmean((grads, loss), parallel.AXIS)
+    correct = lax.psum(correct, parallel.AXIS)
+    if not config.sync_batch_norm:
+        batch_stats = lax.pmean(batch_stats, parallel.AXIS)
+
+    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema=_moving_average(config.ema_decay, state, params, batch_stats),
+        metrics=_add_metrics(task, state, loss, correct, finite, len(data[0])),
+    )
+
+
+def _moving_average(decay, state, params, batch_stats):
+    """Exponential moving average of weights and statistics.
+
+    The decay rises as (1 + step) / (10 + step) to its final value, so that the average forgets the
+    initialisation (as in TensorFlow's ExponentialMovingAverage with num_updates).
+    """
+    if not decay:
+        return {}
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    new = {"params": params, "batch_stats": batch_stats}
+    return jax.tree.map(lambda old, x: decay * old + (1 - decay) * x, state.ema, new)
+
+
+def _add_metrics(task, state, loss, correct, finite, num_examples):
+    position = state.step % steps_per_epoch(num_examples, task.config.batch_size)
+    old = jax.tree.map(
+        lambda zero, x: jnp.where(position == 0, zero, x), EpochMetrics.zero(), state.metrics
+    )
+    failed_now = jnp.where(finite, -1, state.step)
+    return EpochMetrics(
+        loss=old.loss + loss,
+        correct=old.correct + correct,
+        failed_step=jnp.where(old.failed_step >= 0, old.failed_step, failed_now),
+    )
+
+
+def train_steps(task: Task):
+    """The mapped function (state, data, count) -> (state, metrics) of `count` steps within an epoch."""
+
+    def run(state, data, count):
+        num_examples = len(data[0])
+        epoch = state.step // steps_per_epoch(num_examples, task.config.batch_size)
+        order = epoch_order(task.config.seed, epoch, num_examples)
+        state = lax.fori_loop(
+            0, count, lambda _, state: train_step(task, state, data, order), state
+        )
+        return state, state.metrics
+
+    return parallel.map_train(run)
+
+
+def eval_sums(task: Task):
+    """The mapped function (variables, (images, labels)) -> (loss sum, confusion matrix).
+
+    Every image counts exactly once, on any number of devices. The loss sum is float32 []; the
+    confusion matrix is int32 [C, C] with rows for the true class and columns for the predicted one.
+    """
+    classes = task.num_classes
+
+    def run(variables, data):
+        images, labels = data
+        count = len(images)
+        local = parallel.local_batch_size(min(task.config.eval_batch_size, count))
+        batch = local * lax.axis_size(parallel.AXIS)
+
+        def add(i, sums):
+            index = i * batch + parallel.places(local)
+            here = index < count
+            index = jnp.minimum(index, count - 1)
+            inputs = augment.normalize(images[index], task.mean, task.std)
+            logits = task.model.apply(variables, inputs, train=False)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
+            cell = labels[index] * classes + jnp.argmax(logits, -1)
+            loss, confusion = sums
+            return (
+                loss + jnp.sum(jnp.where(here, losses, 0)),
+                confusion.at[cell].add(here.astype(jnp.int32)),
+            )
+
+        start = (jnp.float32(0), jnp.zeros(classes * classes, jnp.int32))
+        loss, confusion = lax.psum(
+            lax.fori_loop(0, -(-count // batch), add, start), parallel.AXIS
+        )
+        return loss, confusion.reshape(classes, classes)
+
+    return parallel.map_eval(run)

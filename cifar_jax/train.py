@@ -1,0 +1,489 @@
+"""The training loop: an epoch of steps, an exact evaluation, a line of metrics, a checkpoint.
+
+A run that is interrupted at any moment and started again ends with the same bits as one that never
+stopped: the state alone decides what comes next, and what was reported is saved with it.
+"""
+
+import dataclasses
+import os
+import platform
+import signal
+import statistics
+import time
+from importlib import metadata
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cifar_jax import (
+    __version__,
+    config as config_lib,
+    datasets,
+    evaluate,
+    models,
+    optimizer,
+    parallel,
+    plots,
+    reports,
+    steps,
+    weights,
+    workdir as files_of,
+)
+from cifar_jax.checkpoint import Checkpoints
+from cifar_jax.errors import UserError
+from cifar_jax.inference import inference_weights
+from cifar_jax.state import TrainState, create_state, inference_variables, init_variables
+
+# Between two drawings of history.png.
+PLOT_SECONDS = 30.0
+
+
+class Interruption:
+    """Notes SIGTERM and Ctrl-C, so that the run can save and leave; a second one leaves at once."""
+
+    def __init__(self):
+        self.signal = 0
+
+    def __enter__(self):
+        self._old = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        del frame
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+
+
+class Pace:
+    """How long steps take: how many to dispatch at once, and images per second.
+
+    The first dispatch compiles, so its time does not count.
+    """
+
+    def __init__(self, steps_per_dispatch: int, batch_size: int):
+        self._fixed = steps_per_dispatch
+        self._batch_size = batch_size
+        self._last_count = 0
+        self._step_seconds = 0.0
+        self._last_end = 0.0
+        self.new_epoch()
+
+    def new_epoch(self):
+        self._steps = 0
+        self._seconds = 0.0
+
+    def next_count(self) -> int:
+        """Steps that take about a second, found by growing fourfold from one."""
+        if self._fixed:
+            return self._fixed
+        if not self._step_seconds:
+            return 1
+        return max(1, min(4 * self._last_count, int(1 / self._step_seconds)))
+
+    def ended(self, count: int, start: float) -> None:
+        """A dispatch of `count` steps, made at the time `start`, has just ended."""
+        end = time.perf_counter()
+        if self._last_end:
+            seconds = end - max(start, self._last_end)
+            self._steps += count
+            self._seconds += seconds
+            self._step_seconds = max(seconds / count, 1e-9)
+            self._last_count = count
+        self._last_end = end
+
+    def images_per_second(self) -> float:
+        return self._steps * self._batch_size / self._seconds if self._seconds else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the loop works with and does not change."""
+
+    config: ConfigDict
+    workdir: str
+    dataset: datasets.Dataset
+    task: steps.Task
+    schedule: object
+    steps_per_epoch: int
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.workdir, name)
+
+
+def train(config: ConfigDict, workdir: str) -> int:
+    """Trains the recipe in a folder, from its newest checkpoint if there is one.
+
+    Returns:
+      0 when all epochs are done, 128 plus the signal's number when a signal ended the run early.
+
+    Raises:
+      UserError: the data, the batch size or the workdir does not fit, or the loss is not finite.
+    """
+    parallel.check_batch_size(config.batch_size)
+    dataset = datasets.load(config.dataset, config.seed)
+    run = create_run(config, workdir, dataset)
+    fresh = first_state(run) if not files_of.has_run(workdir) else None
+    files_of.write_config(workdir, config)
+    with Interruption() as interruption, Checkpoints(workdir) as checkpoints:
+        state, progress = restore_or_start(run, checkpoints, fresh)
+        return fit(run, state, progress, checkpoints, interruption)
+
+
+def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> Run:
+    """Model, optimizer and schedule for a data set."""
+    per_epoch = steps.steps_per_epoch(len(dataset.train.images), config.batch_size)
+    if not per_epoch:
+        raise UserError(
+            f"batch_size {config.batch_size} is larger than the training set of "
+            f"{len(dataset.train.images)} examples"
+        )
+    schedule = optimizer.learning_rate_schedule(config.lr_schedule, config.num_epochs, per_epoch)
+    model = models.create_model(
+        config.model.name,
+        len(dataset.class_names),
+        axis_name=parallel.AXIS,
+        sync_batch_norm=config.sync_batch_norm,
+        **config_lib.model_options(config),
+    )
+    task = steps.Task(
+        model=model,
+        optimizer=optimizer.create_optimizer(config.optimizer, schedule),
+        config=config,
+        num_classes=len(dataset.class_names),
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+    return Run(config, workdir, dataset, task, schedule, per_epoch)
+
+
+def first_state(run: Run) -> TrainState:
+    """The state before the first step: from `init_from` where that is set, else from scratch."""
+    config = run.config
+    variables = init_variables(run.task.model, config.seed, config.dataset.image_size)
+    if config.init_from:
+        path = config.init_from
+        if os.path.isdir(path):
+            path = os.path.join(path, files_of.BEST_WEIGHTS)
+        variables, notes = weights.init_from(variables, weights.load(path))
+        variables.setdefault("batch_stats", {})
+        say(f"starting from the weights in {path}")
+        for note in notes:
+            say(f"  {note}")
+    return create_state(variables, run.task.optimizer, ema=bool(config.ema_decay))
+
+
+def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | None):
+    """Resume first, else `init_from`, else scratch: (state with host leaves, progress)."""
+    data = describe_data(run.dataset)
+    if checkpoints.latest_step() is None:
+        if fresh is None:
+            say("no checkpoint was saved yet: starting from the beginning")
+            fresh = first_state(run)
+        draw_first_batch(run)
+        return fresh, {"history": [], "seconds": 0.0, "data": data}
+    template = jax.eval_shape(lambda: first_template(run))
+    state, progress = checkpoints.restore(template)
+    if progress["data"] != data:
+        raise UserError(
+            f"the data set is not the one that the run in {run.workdir} was started with "
+            f"({progress['data']} then, {data} now)"
+        )
+    epoch, position = divmod(int(state.step), run.steps_per_epoch)
+    say(f"resuming {run.workdir} after epoch {epoch}, step {position} of {run.steps_per_epoch}")
+    return state, progress
+
+
+def first_template(run: Run) -> TrainState:
+    """The shapes of a state, for tracing."""
+    variables = init_variables(run.task.model, 0, run.config.dataset.image_size)
+    return create_state(variables, run.task.optimizer, ema=bool(run.config.ema_decay))
+
+
+def describe_data(dataset: datasets.Dataset) -> dict:
+    """What the meaning of the weights depends on, as JSON values."""
+    return {
+        "name": dataset.name,
+        "class_names": list(dataset.class_names),
+        "mean": [float(x) for x in dataset.mean],
+        "std": [float(x) for x in dataset.std],
+        "train_examples": len(dataset.train.images),
+    }
+
+
+def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption) -> int:
+    """Runs the epochs that are left; returns the exit status."""
+    config, per_epoch = run.config, run.steps_per_epoch
+    history = progress["history"]
+    write_history(run, history)
+    train_steps = steps.train_steps(run.task)
+    eval_sums = steps.eval_sums(run.task)
+    splits = {"val": run.dataset.validation, "test": run.dataset.test}
+    splits = {
+        name: parallel.place((split.images, split.labels)) for name, split in splits.items() if split
+    }
+    data = parallel.place((run.dataset.train.images, run.dataset.train.labels))
+    if history and best_epoch(history)["epoch"] == history[-1]["epoch"]:
+        # A kill may have come between the checkpoint and the export.
+        if int(state.step) % per_epoch == 0:
+            export_best(run, state, history)
+    step = int(state.step)
+    state = parallel.replicate(state)
+    pace = Pace(config.steps_per_dispatch, config.batch_size)
+    last_save = last_plot = time.perf_counter()
+    results = {}
+    tensorboard = (
+        reports.TensorBoard(run.path(files_of.TENSORBOARD), history)
+        if parallel.is_main()
+        else None
+    )
+
+    for epoch in range(step // per_epoch + 1, config.num_epochs + 1):
+        start = time.perf_counter() - progress["seconds"]
+        position = step - (epoch - 1) * per_epoch
+        pace.new_epoch()
+
+        def pause():
+            due = time.perf_counter() - last_save > 60 * config.checkpoint_minutes
+            return any(parallel.agree(int(due), interruption.signal))
+
+        with reports.Progress(epoch, config.num_epochs, per_epoch, position) as bar:
+            while position < per_epoch:
+                state, position = run_steps(
+                    run, train_steps, state, data, position, pace, pause, bar
+                )
+                if position < per_epoch:
+                    progress["seconds"] = time.perf_counter() - start
+                    host_state = parallel.unreplicate(state)
+                    best = best_epoch(history)
+                    checkpoints.save(host_state, progress, best and best["step"])
+                    last_save = time.perf_counter()
+                    if stop_signal(interruption):
+                        return leave(run, checkpoints, interruption)
+
+        results = {
+            name: evaluate.evaluate(
+                eval_sums, inference_variables(state), split, run.dataset.class_names
+            )
+            for name, split in splits.items()
+        }
+        host_state = parallel.unreplicate(state)
+        step = int(host_state.step)
+        check_finite(run, host_state.metrics, results)
+        seconds = time.perf_counter() - start
+        history.append(epoch_entry(run, host_state, results, seconds, pace))
+        progress["seconds"] = 0.0
+        checkpoints.save(host_state, progress, best_epoch(history)["step"])
+        last_save = time.perf_counter()
+        if parallel.is_main():
+            reports.write_metrics(run.path(files_of.METRICS), history)
+            tensorboard.add(history[-1])
+            if best_epoch(history)["epoch"] == epoch:
+                export_best(run, host_state, history)
+            if time.perf_counter() - last_plot > PLOT_SECONDS:
+                draw_history(run, history)
+                last_plot = time.perf_counter()
+            say(reports.epoch_line(history[-1], config.num_epochs))
+        if epoch < config.num_epochs and stop_signal(interruption):
+            return leave(run, checkpoints, interruption)
+
+    checkpoints.wait()
+    if tensorboard:
+        tensorboard.close()
+    if not results:
+        say(f"all {config.num_epochs} epochs are done already")
+        results = {
+            "test": evaluate.evaluate(
+                eval_sums, inference_variables(state), splits["test"], run.dataset.class_names
+            )
+        }
+    if parallel.is_main():
+        finish(run, history, results["test"])
+    return 0
+
+
+def run_steps(run: Run, train_steps, state, data, position: int, pace: Pace, pause, bar):
+    """Dispatches steps up to the epoch's end, or until `pause()`; one dispatch is always under way.
+
+    Returns:
+      (state, position in the epoch); the steps may still be running.
+    """
+    pending = None
+    while position < run.steps_per_epoch:
+        (count,) = parallel.agree(min(pace.next_count(), run.steps_per_epoch - position))
+        start = time.perf_counter()
+        state, metrics = train_steps(state, data, np.int32(count))
+        position += count
+        if pending:
+            watch(run, pending, pace, bar)
+        pending = (metrics, position, count, start)
+        if pause():
+            break
+    watch(run, pending, pace, bar)
+    return state, position
+
+
+def watch(run: Run, dispatch, pace: Pace, bar) -> None:
+    """Waits for a dispatch, checks its loss and shows it."""
+    metrics, position, count, start = dispatch
+    metrics = parallel.unreplicate(metrics)
+    pace.ended(count, start)
+    check_finite(run, metrics, {})
+    examples = position * run.config.batch_size
+    bar.update(
+        position,
+        float(metrics.loss) / position,
+        int(metrics.correct) / examples,
+        pace.images_per_second(),
+    )
+
+
+def check_finite(run: Run, metrics, results) -> None:
+    """Raises UserError if training or evaluation met a loss or gradient that is not finite."""
+    where = None
+    if int(metrics.failed_step) >= 0:
+        where = f"at step {int(metrics.failed_step)}"
+    elif any(not np.isfinite(result.loss) for result in results.values()):
+        where = "in evaluation"
+    if where:
+        raise UserError(
+            f"training stopped: the loss or its gradient is not finite {where}; the last good "
+            f"checkpoint in {run.workdir} is as it was; try a lower lr_schedule.learning_rate, a "
+            "warm-up or optimizer.clip_norm in a new workdir"
+        )
+
+
+def epoch_entry(run: Run, state: TrainState, results, seconds: float, pace: Pace) -> dict:
+    """An epoch's line of metrics; the learning rate is that of the epoch's last step."""
+    step, per_epoch = int(state.step), run.steps_per_epoch
+    examples = per_epoch * run.config.batch_size
+    entry = {
+        "epoch": step // per_epoch,
+        "step": step,
+        "learning_rate": float(run.schedule(step - 1)),
+        "train_loss": float(state.metrics.loss) / per_epoch,
+        "train_accuracy": int(state.metrics.correct) / examples,
+    }
+    for name, result in results.items():
+        entry |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
+    speed = pace.images_per_second() or examples / seconds
+    return entry | {"seconds": seconds, "images_per_second": speed}
+
+
+def best_epoch(history: list[dict]) -> dict | None:
+    """The first epoch of the highest validation accuracy, or test accuracy without a validation split."""
+    if not history:
+        return None
+    split = "val" if "val_accuracy" in history[0] else "test"
+    entry = max(history, key=lambda entry: entry[f"{split}_accuracy"])
+    return {
+        "epoch": entry["epoch"],
+        "step": entry["step"],
+        "chosen_on": "validation" if split == "val" else "test",
+        "accuracy": entry[f"{split}_accuracy"],
+        "test_accuracy": entry["test_accuracy"],
+    }
+
+
+def export_best(run: Run, state: TrainState, history: list[dict]) -> None:
+    """Writes best.safetensors from the state of the best epoch."""
+    if parallel.is_main():
+        best = best_epoch(history)
+        data, variables = describe_data(run.dataset), inference_variables(state)
+        exported = inference_weights(run.config, data, variables, best["epoch"], best)
+        weights.save(run.path(files_of.BEST_WEIGHTS), exported)
+
+
+def stop_signal(interruption: Interruption) -> int:
+    """The signal that any process got, 0 for none."""
+    (interruption.signal,) = parallel.agree(interruption.signal)
+    return interruption.signal
+
+
+def leave(run: Run, checkpoints: Checkpoints, interruption: Interruption) -> int:
+    """Ends an interrupted run: everything is on disk when this returns the exit status."""
+    checkpoints.wait()
+    name = signal.Signals(interruption.signal).name
+    say(f"{name}: saved at step {checkpoints.latest_step()}; to go on, run the same with")
+    say(f"  --workdir={run.workdir}")
+    return 128 + interruption.signal
+
+
+def draw_first_batch(run: Run) -> None:
+    """Writes a picture of the first training batch, augmented, as the network gets it."""
+    if not parallel.is_main():
+        return
+    split, config = run.dataset.train, run.config
+    places = np.arange(min(64, config.batch_size), dtype=np.int32)
+
+    @jax.jit
+    def first(data):
+        order = steps.epoch_order(config.seed, 0, len(data[0]))
+        return steps.training_batch(run.task, data, order, 0, places)
+
+    images, labels, _ = jax.device_get(first((split.images, split.labels)))
+    names = [run.dataset.class_names[label] for label in labels]
+    path = run.path(files_of.FIRST_BATCH)
+    plots.plot_batch(path, images, names, run.dataset.mean, run.dataset.std)
+
+
+def draw_history(run: Run, history) -> None:
+    title = f"{run.config.model.name} on {run.dataset.name}"
+    plots.plot_history(run.path(files_of.HISTORY_PLOT), history, title)
+
+
+def write_history(run: Run, history) -> None:
+    """Makes metrics.jsonl say what the state says: no line of an epoch that is to be run again."""
+    if parallel.is_main() and history:
+        reports.write_metrics(run.path(files_of.METRICS), history)
+
+
+def finish(run: Run, history, result: evaluate.Result) -> None:
+    """Writes the report and the plots, and says how it went."""
+    best = best_epoch(history)
+    draw_history(run, history)
+    plots.plot_confusion(
+        run.path(files_of.confusion_plot("latest")), result.confusion, run.dataset.class_names
+    )
+    variables = jax.eval_shape(lambda: first_template(run)).params
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    report = {
+        "format": 1,
+        "model": run.config.model.name,
+        "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables)),
+        "dataset": describe_data(run.dataset),
+        "final": history[-1],
+        "best": best,
+        "test": result.to_dict(),
+        "seconds": sum(entry["seconds"] for entry in history),
+        "images_per_second": statistics.median(entry["images_per_second"] for entry in history),
+        "device": parallel.describe(),
+        "versions": {
+            "cifar_jax": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+    }
+    reports.write_json(run.path(files_of.REPORT), report)
+    names = (
+        files_of.METRICS,
+        files_of.REPORT,
+        files_of.HISTORY_PLOT,
+        files_of.confusion_plot("latest"),
+        files_of.BEST_WEIGHTS,
+        files_of.CHECKPOINTS,
+    )
+    say(reports.summary(history, best, [run.path(name) for name in names]))
+
+
+def say(line: str) -> None:
+    """Prints a line, in the main process only, at once."""
+    if parallel.is_main():
+        print(line, flush=True)

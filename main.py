@@ -1,0 +1,58 @@
+"""Trains, evaluates and predicts with small image classifiers in JAX.
+
+  python main.py --config=configs/quickstart.py                    train, in a new folder under runs/
+  python main.py --config=configs/resnet20_v2.py --config.seed=1   change any field of a recipe
+  python main.py --workdir=runs/NAME                               go on with an interrupted run
+  python main.py --mode=eval --workdir=runs/NAME                   test accuracy, per class
+  python main.py --mode=predict --workdir=runs/NAME --image=frog.png --image=folder/
+
+  --mode      train (default), eval or predict
+  --config    a recipe; --config.FIELD=VALUE changes a field (configs/default.py explains each)
+  --workdir   the folder of a run: made if it is not there, gone on with if it holds a run
+  --weights   best (default) or latest of the workdir, or a .safetensors file
+  --image     a picture or a folder of pictures; may be repeated
+  --json      eval and predict print JSON
+  --distributed, --coordinator_address=HOST:PORT, --num_processes, --process_id
+              one run by several processes; under Slurm, --distributed alone
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cifar_jax import command_line, parallel
+from cifar_jax.errors import UserError
+
+flags.DEFINE_enum("mode", "train", ["train", "eval", "predict"], "What to do.")
+config_flags.DEFINE_config_file("config", None, "A recipe.")
+flags.DEFINE_string("workdir", "", "The folder of a run.")
+flags.DEFINE_string("weights", "", "best, latest or a file.")
+flags.DEFINE_multi_string("image", [], "Pictures and folders of pictures.")
+flags.DEFINE_bool("json", False, "Machine-readable output of eval and predict.")
+flags.DEFINE_bool("distributed", False, "Join the other processes of this run.")
+flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    args = flags.FLAGS
+    modes = {
+        "train": command_line.run_train,
+        "eval": command_line.run_evaluate,
+        "predict": command_line.run_predict,
+    }
+    try:
+        if args.distributed or args.coordinator_address:
+            parallel.initialize(args.coordinator_address, args.num_processes, args.process_id)
+        return modes[args.mode](args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)
+    app.run(main, flags_parser=lambda argv: command_line.parse(argv, __doc__))

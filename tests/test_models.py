@@ -1,0 +1,454 @@
+"""The networks and their layers, against numbers and formulas that were derived elsewhere.
+
+Whole networks are compared with PyTorch's in test_torch_twins.py.
+"""
+
+import functools
+import math
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_jax import layers
+from cifar_jax.errors import UserError
+from cifar_jax.models import HEAD, MODELS, OPTIONS, create_model, model_options
+
+
+def shapes_of(model, side=32):
+    """The variables' shapes and types; nothing is computed."""
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+
+
+def initialised(model, side):
+    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, side, side, 3)))
+
+
+# --- The registry -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "classes", "expected"),
+    [
+        ("linear", {}, 10, 3072 * 10 + 10),
+        ("mlp", {}, 10, 3072 * 1024 + 1024 + 1024 * 10 + 10),
+        ("mlp", {"hidden_sizes": (7, 5)}, 3, 3072 * 7 + 7 + 7 * 5 + 5 + 5 * 3 + 3),
+        # Batch norm's two parameters per feature take the place of the bias.
+        ("mlp", {"hidden_sizes": (7,), "batch_norm": True}, 3, 3072 * 7 + 2 * 7 + 7 * 3 + 3),
+        ("lenet", {}, 10, 62_006),
+        ("cnn", {"downsample": "stride"}, 10, 11_642),
+        ("cnn", {"downsample": "max_pool"}, 10, 11_642),
+        ("cnn", {"batch_norm": True}, 10, 11_642 + 2 * 16),
+        ("resnet20_v2", {}, 10, 272_282),
+        # Beyond depth 20, six more layers are one more block in each stage. A block of c channels
+        # has two 3x3 convolutions and two batch norms: 18 c^2 + 4 c.
+        ("resnet56_v2", {}, 10, 272_282 + 6 * sum(18 * c * c + 4 * c for c in (16, 32, 64))),
+        ("resnet110_v2", {}, 10, 272_282 + 15 * sum(18 * c * c + 4 * c for c in (16, 32, 64))),
+        # Against v2: batch norm after the stem (32) instead of before the head (-128); the first
+        # block of stages 2 and 3 normalises c channels where v2 normalises c/2 (+32, +64), and
+        # its shortcut has a batch norm (+64, +128).
+        ("resnet20_v1", {}, 10, 272_282 + 32 - 128 + 32 + 64 + 64 + 128),
+        ("resnet18", {}, 10, 11_173_962),
+        # As torchvision states them.
+        ("resnet18", {"stem": "imagenet"}, 1000, 11_689_512),
+        ("resnet34", {"stem": "imagenet"}, 1000, 21_797_672),
+        ("mobilenet_v2", {}, 1000, 3_504_872),
+        ("mobilenet_v2", {}, 10, 2_236_682),
+    ],
+)
+def test_has_the_published_number_of_parameters(name, options, classes, expected):
+    params = shapes_of(create_model(name, classes, **options))["params"]
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == expected
+
+
+@pytest.mark.parametrize("depth", [8, 14, 20, 32, 44, 56, 110])
+def test_the_depth_of_a_cifar_resnet_counts_its_layers(depth):
+    for version in (1, 2):
+        params = shapes_of(create_model(f"resnet{depth}_v{version}", 10))["params"]
+        names = [path for path in flat_names(params) if path.endswith("kernel")]
+        assert len([name for name in names if "shortcut" not in name]) == depth
+
+
+def test_parameters_are_named_by_stage_block_and_layer():
+    params = flat_names(shapes_of(create_model("resnet14_v1", 10))["params"])
+    assert "stage1_block2/conv1/kernel" in params
+    assert "stage2_block1/shortcut_bn/scale" in params
+
+
+def flat_names(tree) -> list[str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return ["/".join(key.key for key in path) for path, _ in leaves]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_the_head_depends_on_the_number_of_classes(name):
+    few, many = (shapes_of(create_model(name, classes))["params"] for classes in (3, 4))
+    assert few[HEAD]["kernel"].shape[-1] == 3
+    assert many.pop(HEAD) != few.pop(HEAD)
+    assert few == many
+
+
+def test_a_width_multiplies_the_channels():
+    params = shapes_of(create_model("resnet8_v2", 10, width=2.0))["params"]
+    assert params["stem_conv"]["kernel"].shape[-1] == 32
+    assert params["stage3_block1"]["conv2"]["kernel"].shape == (3, 3, 128, 128)
+
+
+def test_every_network_takes_the_options_that_it_names_and_no_others():
+    values = {
+        "hidden_sizes": [8],
+        "activation": "silu",
+        "batch_norm": True,
+        "dropout": 0.1,
+        "width": 0.5,
+        "stem": "cifar",
+        "downsample": "stride",
+    }
+    assert set(values) == set(OPTIONS)
+    for name in MODELS:
+        for option, value in values.items():
+            if option in model_options(name):
+                shapes_of(create_model(name, 10, **{option: value}))
+            else:
+                with pytest.raises(UserError, match=option):
+                    create_model(name, 10, **{option: value})
+
+
+def test_an_option_of_none_is_the_default():
+    assert create_model("lenet", 10, width=None) == create_model("lenet", 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mobilenetv2", {}, 'no model "mobilenetv2", did you mean "mobilenet_v2"'),
+        ("vgg", {}, "there are: linear, mlp,"),
+        ("mlp", {"hidden_size": (8,)}, 'did you mean "hidden_sizes"'),
+        ("lenet", {"width": 2.0}, "takes none"),
+        ("mlp", {"activation": "tanh"}, "relu, leaky_relu, selu, gelu, silu"),
+        ("resnet18", {"stem": "big"}, "cifar, imagenet"),
+        ("cnn", {"downsample": "pool"}, "stride, max_pool"),
+        ("mlp", {"dropout": 1.0}, "model.dropout"),
+        ("mlp", {"hidden_sizes": (8, 0)}, "model.hidden_sizes"),
+        ("resnet18", {"width": 0.0}, "model.width"),
+        ("lenet", {"dtype": "float16"}, "float32, bfloat16"),
+    ],
+)
+def test_what_does_not_exist_is_answered_by_what_does(name, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        create_model(name, 10, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "smallest"),
+    [
+        # Forwards: 16 - 4 = 12, 6, 6 - 4 = 2, 1.
+        ("lenet", {}, 16),
+        ("cnn", {"downsample": "max_pool"}, 16),
+        # (13 - 5) // 2 + 1 = 5, then 1.
+        ("cnn", {"downsample": "stride"}, 13),
+    ],
+)
+def test_an_image_too_small_is_said_to_be(name, options, smallest):
+    model = create_model(name, 10, **options)
+    shapes_of(model, smallest)
+    for side in (smallest - 1, 8, 1):
+        with pytest.raises(UserError, match="too small"):
+            shapes_of(model, side)
+
+
+@pytest.mark.parametrize("name", ["resnet20_v1", "resnet20_v2", "resnet18", "mobilenet_v2"])
+def test_networks_with_global_pooling_take_images_of_any_size(name):
+    model = create_model(name, 10)
+    variables = shapes_of(model, 32)
+    for height, width in [(1, 1), (33, 40)]:
+        logits = jax.eval_shape(model.apply, variables, jnp.zeros((2, height, width, 3)))
+        assert logits.shape == (2, 10)
+
+
+# --- Initialisation -----------------------------------------------------------------------------
+
+
+def assert_normal(kernel, std):
+    """Mean and deviation within five standard errors; a tail as a normal distribution has it."""
+    kernel = np.asarray(kernel, np.float64)
+    error = std / math.sqrt(kernel.size)
+    assert abs(kernel.mean()) < 5 * error
+    assert abs(kernel.std() - std) < 5 * error / math.sqrt(2)
+    assert 3 * std < np.abs(kernel).max() < 6 * std
+
+
+def assert_uniform(values, bound):
+    values = np.asarray(values, np.float64)
+    assert 0.9 * bound < np.abs(values).max() <= bound
+    # The deviation of U(-b, b) is b / sqrt(3); 2 / sqrt(5 n) of it is the error's own deviation.
+    assert abs(values.std() * math.sqrt(3) / bound - 1) < 5 * 0.45 / math.sqrt(values.size)
+
+
+def test_lenet_and_softmax_regression_start_as_pytorch_starts_them():
+    params = initialised(create_model("lenet", 10), 32)["params"]
+    assert_uniform(params["conv2"]["kernel"], (5 * 5 * 6) ** -0.5)
+    assert_uniform(params["dense1"]["kernel"], 400**-0.5)
+    assert_uniform(params["dense1"]["bias"], 400**-0.5)
+    params = initialised(create_model("linear", 200), 8)["params"]
+    assert_uniform(params["head"]["kernel"], 192**-0.5)
+    assert_uniform(params["head"]["bias"], 192**-0.5)
+
+
+@pytest.mark.parametrize(("activation", "gain"), [("relu", 2.0), ("silu", 2.0), ("selu", 1.0)])
+def test_mlp_starts_he_normal_or_lecun_normal_for_selu(activation, gain):
+    model = create_model("mlp", 100, hidden_sizes=(300,), activation=activation)
+    params = initialised(model, 8)["params"]
+    assert_normal(params["dense1"]["kernel"], math.sqrt(gain / 192))
+    assert_normal(params["head"]["kernel"], math.sqrt(1 / 300))
+    assert not np.any(params["dense1"]["bias"])
+    assert not np.any(params["head"]["bias"])
+
+
+def test_resnet_starts_as_torchvision_starts_it():
+    variables = initialised(create_model("resnet8_v2", 100), 8)
+    block = variables["params"]["stage3_block1"]
+    # fan out: 9 * 64, though there are but 32 channels in.
+    assert_normal(block["conv1"]["kernel"], math.sqrt(2 / (9 * 64)))
+    assert_uniform(variables["params"]["head"]["kernel"], 64**-0.5)
+    for norm in ("bn1", "bn2"):
+        assert np.all(block[norm]["scale"] == 1)
+        assert not np.any(block[norm]["bias"])
+        assert np.all(variables["batch_stats"]["stage3_block1"][norm]["var"] == 1)
+        assert not np.any(variables["batch_stats"]["stage3_block1"][norm]["mean"])
+
+
+def test_mobilenet_starts_as_torchvision_starts_it():
+    params = initialised(create_model("mobilenet_v2", 10, width=0.5), 1)["params"]
+    block = params["stage7_block1"]
+    assert_normal(block["depthwise_conv"]["kernel"], math.sqrt(2 / (9 * 480)))
+    assert_normal(block["project_conv"]["kernel"], math.sqrt(2 / 160))
+    assert_normal(params["head"]["kernel"], 0.01)
+
+
+# --- bfloat16 -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_keeps_parameters_and_logits_in_float32(name):
+    model = create_model(name, 10, dtype="bfloat16")
+    variables = shapes_of(model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    logits = jax.eval_shape(model.apply, variables, jnp.zeros((2, 32, 32, 3)))
+    assert logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("lenet", {}), ("resnet8_v2", {"width": 0.25}), ("mlp", {})]
+)
+def test_bfloat16_computes_nearly_what_float32_does(name, options):
+    images = jax.random.normal(jax.random.key(1), (8, 16, 16, 3))
+    exact, rounded = (create_model(name, 10, dtype=d, **options) for d in ("float32", "bfloat16"))
+    variables = initialised(exact, 16)
+    expected = jax.jit(exact.apply)(variables, images)
+    found = jax.jit(rounded.apply)(variables, images)
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert 0 < error < 0.05  # a bfloat16 has 8 bits of mantissa, 1/256 = 0.004 a rounding
+
+
+# --- Batch norm ---------------------------------------------------------------------------------
+
+
+def batch_norm_float64(x, scale, bias, mean, var):
+    """Ioffe and Szegedy's formula: the output, then the running mean and variance after it."""
+    x = np.asarray(x, np.float64)
+    axes = tuple(range(x.ndim - 1))
+    y = (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5) * scale + bias
+    new_var = x.var(axes, ddof=1)
+    return y, 0.9 * mean + 0.1 * x.mean(axes), 0.9 * var + 0.1 * new_var
+
+
+def random_batch_norm(channels, rng):
+    params = {"scale": rng.uniform(0.5, 2, channels), "bias": rng.normal(size=channels)}
+    stats = {"mean": rng.normal(size=channels), "var": rng.uniform(0.5, 2, channels)}
+    return jax.tree.map(np.float32, (params, stats))
+
+
+def train(module, params, stats, x):
+    return module.apply(
+        {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+    )
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 2, 3)])
+def test_batch_norm_is_the_formula_with_the_unbiased_running_variance(shape):
+    rng = np.random.default_rng(0)
+    params, stats = random_batch_norm(3, rng)
+    x = np.float32(rng.normal(size=shape) * 3 + 7)
+    y, updated = train(layers.BatchNorm(), params, stats, x)
+    expected = batch_norm_float64(x, **params, **stats)
+    found = (y, updated["batch_stats"]["mean"], updated["batch_stats"]["var"])
+    for got, want in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5)
+    # Evaluation uses what training left behind, and leaves it alone.
+    y = layers.BatchNorm().apply({"params": params, "batch_stats": stats}, x, train=False)
+    want = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_does_not_cancel_once_the_running_mean_is_near():
+    x = np.float32(np.random.default_rng(0).normal(1000.0, 1.0, size=(4096, 2)))
+    module = layers.BatchNorm()
+    variables = module.init(jax.random.key(0), x, train=False)
+    params, stats = variables["params"], variables["batch_stats"]
+    step = jax.jit(functools.partial(train, module))
+    for _ in range(60):
+        y, updated = step(params, stats, x)
+        stats = updated["batch_stats"]
+    # After 60 steps the running mean is still 1000 * 0.9^60 = 1.8 short, and that is near enough.
+    expected = batch_norm_float64(x, 1.0, 0.0, 0.0, 1.0)[0]
+    np.testing.assert_allclose(y, expected, atol=1e-3)
+    np.testing.assert_allclose(y.std(0), 1.0, atol=1e-4)
+
+
+def test_batch_norm_of_the_first_step_is_exact_for_a_mean_of_ten_deviations():
+    x = np.float32(np.random.default_rng(0).normal(10.0, 1.0, size=(4096, 2)))
+    module = layers.BatchNorm()
+    variables = module.init(jax.random.key(0), x, train=False)
+    y, _ = train(module, variables["params"], variables["batch_stats"], x)
+    np.testing.assert_allclose(y, batch_norm_float64(x, 1.0, 0.0, 0.0, 1.0)[0], atol=1e-4)
+
+
+def test_batch_norm_refuses_a_single_value_per_channel():
+    with pytest.raises(UserError, match="batch_size"):
+        train(layers.BatchNorm(), *random_batch_norm(3, np.random.default_rng(0)), np.ones((1, 3)))
+
+
+# --- Several devices, played by vmap with an axis name ------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ["relu", "selu"])
+def test_four_devices_compute_what_one_computes(activation):
+    """With synchronised batch norm and dropout: logits, statistics and averaged gradients."""
+    images = jax.random.normal(jax.random.key(0), (8, 2, 2, 3))
+    labels = jnp.arange(8) % 3
+    options = {"hidden_sizes": (16,), "activation": activation, "batch_norm": True, "dropout": 0.5}
+    alone = create_model("mlp", 3, **options)
+    mapped = create_model("mlp", 3, axis_name="batch", **options)
+    variables = alone.init(jax.random.key(1), images)
+
+    def step(model, images, labels):
+        def loss_fn(params):
+            logits, updated = model.apply(
+                variables | {"params": params},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(2)},
+            )
+            one_hot = jax.nn.one_hot(labels, 3)
+            loss = -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * one_hot, axis=-1))
+            return loss, (logits, updated["batch_stats"])
+
+        gradients, (logits, stats) = jax.grad(loss_fn, has_aux=True)(variables["params"])
+        if model.axis_name is not None:
+            gradients = jax.lax.pmean(gradients, model.axis_name)
+        return logits, gradients, stats
+
+    logits, *rest = step(alone, images, labels)
+    split = jax.vmap(functools.partial(step, mapped), axis_name="batch")
+    found_logits, *found_rest = split(images.reshape(4, 2, 2, 2, 3), labels.reshape(4, 2))
+
+    np.testing.assert_allclose(found_logits.reshape(8, 3), logits, rtol=1e-4, atol=1e-5)
+    for device in range(4):
+        on_device = jax.tree.map(lambda leaf, i=device: leaf[i], found_rest)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), on_device, rest
+        )
+
+
+def test_batch_norm_without_an_axis_is_that_of_each_device_alone():
+    rng = np.random.default_rng(0)
+    params, stats = random_batch_norm(3, rng)
+    x = np.float32(rng.normal(size=(2, 4, 3)))
+    model = create_model("mlp", 3, batch_norm=True, axis_name="batch", sync_batch_norm=False)
+    assert shapes_of(model)["batch_stats"]  # has batch norm at all
+    y, _ = jax.vmap(functools.partial(train, layers.BatchNorm(), params, stats), axis_name="batch")(
+        x
+    )
+    for device in range(2):
+        expected = batch_norm_float64(x[device], **params, **stats)[0]
+        np.testing.assert_allclose(y[device], expected, rtol=1e-4, atol=1e-5)
+
+
+# --- Dropout ------------------------------------------------------------------------------------
+
+
+def drop(module, x, seed=0):
+    return module.apply({}, x, train=True, rngs={"dropout": jax.random.key(seed)})
+
+
+@pytest.mark.parametrize("kind", [layers.Dropout, layers.AlphaDropout])
+def test_devices_share_the_key_and_draw_what_one_device_draws(kind):
+    x = jax.random.normal(jax.random.key(0), (8, 6, 5))
+    alone = drop(kind(0.5), x)
+    mapped = jax.vmap(functools.partial(drop, kind(0.5, axis_name="batch")), axis_name="batch")
+    for devices in (1, 2, 8):
+        found = mapped(x.reshape(devices, 8 // devices, 6, 5))
+        np.testing.assert_array_equal(found.reshape(8, 6, 5), alone)
+    # No two examples have the same mask, nor do two keys give the same.
+    kept = np.asarray(alone == drop(kind(0.5), x, seed=0))
+    assert kept.all()
+    masks = np.asarray(drop(kind(0.5), jnp.ones_like(x)) > 0.99).reshape(8, -1)
+    assert len(np.unique(masks, axis=0)) == 8
+    assert np.any(alone != drop(kind(0.5), x, seed=1))
+
+
+def test_dropout_keeps_the_mean_and_sets_the_share_to_zero():
+    y = np.asarray(drop(layers.Dropout(0.2), jnp.full((50, 2000), 3.0)))
+    np.testing.assert_allclose(np.unique(y), [0.0, 3.0 / 0.8], rtol=1e-6)
+    # 100,000 draws: the share's standard deviation is 0.4 / 316 = 0.0013.
+    assert abs(np.mean(y == 0) - 0.2) < 0.006
+
+
+def test_alpha_dropout_keeps_mean_zero_and_variance_one():
+    x = jax.random.normal(jax.random.key(0), (50, 2000))
+    y = np.asarray(drop(layers.AlphaDropout(0.3), x), np.float64)
+    assert abs(y.mean()) < 0.02
+    assert abs(y.var() - 1) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mlp", {}), ("cnn", {}), ("mlp", {"activation": "selu"}), ("mobilenet_v2", {})],
+)
+def test_dropout_is_for_training_only_and_off_by_default(name, options):
+    images = jnp.zeros((2, 32, 32, 3))
+
+    def trace(train, **more):
+        model = create_model(name, 10, **options, **more)
+        apply = functools.partial(model.apply, train=train, mutable=["batch_stats"])
+        jax.eval_shape(apply, shapes_of(model), images)
+
+    trace(train=True)
+    trace(train=False, dropout=0.5)
+    with pytest.raises(flax.errors.InvalidRngError):  # no key was given, and one is needed
+        trace(train=True, dropout=0.5)
+
+
+# Klambauer et al., 2017, section 3: a = (q + alpha'^2 q (1 - q))^(-1/2), b = -a (1 - q) alpha', with
+# q = 1/2 and alpha' = -1.7580993; what is dropped becomes a alpha' + b.
+@pytest.mark.parametrize(
+    ("activation", "dropped"),
+    [("relu", 0.0), ("selu", -1.7580993 / 2 * (0.5 + 1.7580993**2 / 4) ** -0.5)],
+)
+def test_mlp_drops_to_zero_or_to_the_limit_of_selu(activation, dropped):
+    model = create_model("mlp", 64, hidden_sizes=(64,), activation=activation, dropout=0.5)
+    images = 1 + jax.random.normal(jax.random.key(0), (32, 2, 2, 3))
+    params = model.init(jax.random.key(1), images)["params"]
+    # With the identity for a head, the logits are the hidden layer; its bias makes it positive.
+    params["dense1"]["bias"] = jnp.full(64, 100.0)
+    params["head"]["kernel"] = jnp.eye(64)
+    logits = model.apply(
+        {"params": params}, images, train=True, rngs={"dropout": jax.random.key(2)}
+    )
+    # 2048 draws: the share's standard deviation is 0.011.
+    assert abs(np.mean(np.isclose(logits, dropped, atol=1e-4)) - 0.5) < 0.05
