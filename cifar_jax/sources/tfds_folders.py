@@ -165,9 +165,9 @@ def _examples(builder, split: str, image_key: str) -> Iterator[dict]:
                 yield features.deserialize_example_np(record, decoders=as_stored)
     else:
         raise UserError(
-            f"{builder.data_dir} is in the format {builder.info.file_format.value}; convert it "
-            f"with: tfds convert_format --dataset_version_dir={builder.data_dir} "
-            "--out_file_format=array_record"
+            f"{builder.data_dir} is in the format {builder.info.file_format.value}; where "
+            "TensorFlow is installed, convert it with: tfds convert_format "
+            f"--dataset_version_dir={builder.data_dir} --out_file_format=array_record"
         )
 
 
