@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_jax import layers
 from cifar_jax.errors import UserError
 from cifar_jax.models import HEAD, MODELS, OPTIONS, create_model, model_options
 
@@ -297,75 +296,7 @@ def test_bfloat16_computes_nearly_what_float32_does(name, options):
     assert 0 < error < 0.05  # a bfloat16 has 8 bits of mantissa, 1/256 = 0.004 a rounding
 
 
-# --- Batch norm ---------------------------------------------------------------------------------
-
-
-def batch_norm_float64(x, scale, bias, mean, var):
-    """Ioffe and Szegedy's formula: the output, then the running mean and variance after it."""
-    x = np.asarray(x, np.float64)
-    axes = tuple(range(x.ndim - 1))
-    y = (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5) * scale + bias
-    new_var = x.var(axes, ddof=1)
-    return y, 0.9 * mean + 0.1 * x.mean(axes), 0.9 * var + 0.1 * new_var
-
-
-def random_batch_norm(channels, rng):
-    params = {"scale": rng.uniform(0.5, 2, channels), "bias": rng.normal(size=channels)}
-    stats = {"mean": rng.normal(size=channels), "var": rng.uniform(0.5, 2, channels)}
-    return jax.tree.map(np.float32, (params, stats))
-
-
-def train(module, params, stats, x):
-    return module.apply(
-        {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
-    )
-
-
-@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 2, 3)])
-def test_batch_norm_is_the_formula_with_the_unbiased_running_variance(shape):
-    rng = np.random.default_rng(0)
-    params, stats = random_batch_norm(3, rng)
-    x = np.float32(rng.normal(size=shape) * 3 + 7)
-    y, updated = train(layers.BatchNorm(), params, stats, x)
-    expected = batch_norm_float64(x, **params, **stats)
-    found = (y, updated["batch_stats"]["mean"], updated["batch_stats"]["var"])
-    for got, want in zip(found, expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5)
-    # Evaluation uses what training left behind, and leaves it alone.
-    y = layers.BatchNorm().apply({"params": params, "batch_stats": stats}, x, train=False)
-    want = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
-    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
-
-
-def test_batch_norm_does_not_cancel_once_the_running_mean_is_near():
-    x = np.float32(np.random.default_rng(0).normal(1000.0, 1.0, size=(4096, 2)))
-    module = layers.BatchNorm()
-    variables = module.init(jax.random.key(0), x, train=False)
-    params, stats = variables["params"], variables["batch_stats"]
-    step = jax.jit(functools.partial(train, module))
-    for _ in range(60):
-        y, updated = step(params, stats, x)
-        stats = updated["batch_stats"]
-    # After 60 steps the running mean is still 1000 * 0.9^60 = 1.8 short, and that is near enough.
-    expected = batch_norm_float64(x, 1.0, 0.0, 0.0, 1.0)[0]
-    np.testing.assert_allclose(y, expected, atol=1e-3)
-    np.testing.assert_allclose(y.std(0), 1.0, atol=1e-4)
-
-
-def test_batch_norm_of_the_first_step_is_exact_for_a_mean_of_ten_deviations():
-    x = np.float32(np.random.default_rng(0).normal(10.0, 1.0, size=(4096, 2)))
-    module = layers.BatchNorm()
-    variables = module.init(jax.random.key(0), x, train=False)
-    y, _ = train(module, variables["params"], variables["batch_stats"], x)
-    np.testing.assert_allclose(y, batch_norm_float64(x, 1.0, 0.0, 0.0, 1.0)[0], atol=1e-4)
-
-
-def test_batch_norm_refuses_a_single_value_per_channel():
-    with pytest.raises(UserError, match="batch_size"):
-        train(layers.BatchNorm(), *random_batch_norm(3, np.random.default_rng(0)), np.ones((1, 3)))
-
-
-# --- Several devices, played by vmap with an axis name ------------------------------------------
+# --- Several devices (played by vmap with an axis name), dropout --------------------------------
 
 
 @pytest.mark.parametrize("activation", ["relu", "selu"])
@@ -408,56 +339,20 @@ def test_four_devices_compute_what_one_computes(activation):
         )
 
 
-def test_batch_norm_without_an_axis_is_that_of_each_device_alone():
-    rng = np.random.default_rng(0)
-    params, stats = random_batch_norm(3, rng)
-    x = np.float32(rng.normal(size=(2, 4, 3)))
-    model = create_model("mlp", 3, batch_norm=True, axis_name="batch", sync_batch_norm=False)
-    assert shapes_of(model)["batch_stats"]  # has batch norm at all
-    y, _ = jax.vmap(functools.partial(train, layers.BatchNorm(), params, stats), axis_name="batch")(
-        x
-    )
+def test_batch_norm_that_is_not_synchronised_is_each_device_s_own():
+    images = np.float32(np.random.default_rng(0).normal(size=(2, 4, 2, 2, 3)))
+    options = {"hidden_sizes": (5,), "batch_norm": True}
+    alone = create_model("mlp", 3, **options)
+    mapped = create_model("mlp", 3, axis_name="batch", sync_batch_norm=False, **options)
+    variables = fast_jit(alone.init)(jax.random.key(1), images[0])
+
+    def logits(model, images):
+        return model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
+
+    found = fast_jit(jax.vmap(functools.partial(logits, mapped), axis_name="batch"))(images)
     for device in range(2):
-        expected = batch_norm_float64(x[device], **params, **stats)[0]
-        np.testing.assert_allclose(y[device], expected, rtol=1e-4, atol=1e-5)
-
-
-# --- Dropout ------------------------------------------------------------------------------------
-
-
-def drop(module, x, seed=0):
-    return module.apply({}, x, train=True, rngs={"dropout": jax.random.key(seed)})
-
-
-@pytest.mark.parametrize("kind", [layers.Dropout, layers.AlphaDropout])
-def test_devices_share_the_key_and_draw_what_one_device_draws(kind):
-    x = np.float32(np.random.default_rng(0).normal(size=(8, 6, 5)))
-    draw = fast_jit(functools.partial(drop, kind(0.5)))
-    alone = np.asarray(draw(x))
-    mapped = fast_jit(
-        jax.vmap(functools.partial(drop, kind(0.5, axis_name="batch")), axis_name="batch")
-    )
-    for devices in (2, 8):
-        found = mapped(x.reshape(devices, 8 // devices, 6, 5))
-        np.testing.assert_array_equal(found.reshape(8, 6, 5), alone)
-    # No two examples have the same mask, nor do two keys give the same.
-    ones = np.asarray(draw(np.ones_like(x)))
-    assert len(np.unique(ones.reshape(8, -1), axis=0)) == 8
-    assert np.any(ones != draw(np.ones_like(x), 1))
-
-
-def test_dropout_keeps_the_mean_and_sets_the_share_to_zero():
-    y = np.asarray(drop(layers.Dropout(0.2), jnp.full((50, 2000), 3.0)))
-    np.testing.assert_allclose(np.unique(y), [0.0, 3.0 / 0.8], rtol=1e-6)
-    # 100,000 draws: the share's standard deviation is 0.4 / 316 = 0.0013.
-    assert abs(np.mean(y == 0) - 0.2) < 0.006
-
-
-def test_alpha_dropout_keeps_mean_zero_and_variance_one():
-    x = jax.random.normal(jax.random.key(0), (50, 2000))
-    y = np.asarray(drop(layers.AlphaDropout(0.3), x), np.float64)
-    assert abs(y.mean()) < 0.02
-    assert abs(y.var() - 1) < 0.02
+        expected = fast_jit(functools.partial(logits, alone))(images[device])
+        np.testing.assert_allclose(found[device], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
