@@ -70,11 +70,30 @@ class Conv(nn.Conv):
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
     """Maximum over square windows of [batch, height, width, channel], as torch.nn.MaxPool2d.
 
+    Of equal values the first in a window gets the gradient; NaN passes through.
     Raises UserError where the window is larger than the padded image.
     """
     _check_window_fits(x, (window, window), padding)
     sides = ((padding, padding), (padding, padding))
-    return nn.max_pool(x, (window, window), (stride, stride), sides)
+
+    def native(x):
+        return nn.max_pool(x, (window, window), (stride, stride), sides)
+
+    def by_slices(x):
+        x = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
+        rows, columns = (size - window + 1 for size in x.shape[1:3])
+        largest = None
+        for i in range(window):
+            for j in range(window):
+                values = x[:, i : i + rows : stride, j : j + columns : stride]
+                if largest is None:
+                    largest = values
+                else:
+                    largest = jnp.where((values > largest) | jnp.isnan(values), values, largest)
+        return largest
+
+    # The gradient of the native operation is 5 to 13 times slower than this on the CPU.
+    return lax.platform_dependent(x, cpu=by_slices, default=native)
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ PyTorch's inside of the networks (test_torch_twins.py).
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,35 @@ from cifar_jax.errors import UserError
 
 # Compiling is what takes the time in these tests, running is nothing.
 fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+# --- Pooling ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "stride", "padding"),
+    [((2, 7, 8, 3), 2, 2, 0), ((2, 8, 7, 3), 3, 2, 1), ((1, 5, 5, 1), 3, 1, 1)],
+)
+def test_max_pool_is_the_native_one_forward_and_backward(shape, window, stride, padding):
+    # Small whole numbers, so that there are ties; negative ones, so that padding must not win.
+    x = np.float32(np.random.default_rng(0).integers(-9, -4, size=shape))
+
+    def ours(x):
+        return layers.max_pool(x, window, stride, padding)
+
+    def native(x):
+        sides = ((padding, padding), (padding, padding))
+        return nn.max_pool(x, (window, window), (stride, stride), sides)
+
+    def outcome(pool):
+        y, vjp = jax.vjp(pool, jnp.asarray(x))
+        return y, vjp(jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))[0]
+
+    for found, expected in zip(outcome(ours), outcome(native), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    x[0, 1, 1, 0] = np.nan  # must not be lost: training stops on it
+    assert np.any(np.isnan(ours(x)))
+    np.testing.assert_array_equal(ours(x), native(x))
 
 
 # --- Batch norm ---------------------------------------------------------------------------------
