@@ -3,9 +3,16 @@
 Schedules are functions of the step; the config speaks in epochs.
 """
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import optax
+
+from cifar_jax.errors import UserError
+
+# Steps are counted in int32.
+MAX_STEPS = 2**31 - 1
 
 
 def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
@@ -15,17 +22,25 @@ def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> opt
       config: config.lr_schedule.
       num_epochs: the length of the whole run.
       steps_per_epoch: optimizer steps in an epoch.
+
+    Raises:
+      UserError: the run has more steps than are counted.
     """
     peak = config.learning_rate
     total = num_epochs * steps_per_epoch
+    if total > MAX_STEPS:
+        raise UserError(
+            f"num_epochs {num_epochs} makes {total:,} steps of training, but at most "
+            f"{MAX_STEPS:,} are counted: num_epochs may be up to {MAX_STEPS // steps_per_epoch}"
+        )
     warmup = round(config.warmup_epochs * steps_per_epoch)
     end = peak * config.final_fraction
     decay_steps = max(total - warmup, 1)
     if config.name == "step":
-        # Boundaries count from the start of the run, warm-up included.
+        # Boundaries count from the start of the run, warm-up included. Two in one step both count.
+        drops = collections.Counter(round(epoch * steps_per_epoch) for epoch in config.boundaries)
         after = optax.piecewise_constant_schedule(
-            peak,
-            {round(epoch * steps_per_epoch) - warmup: config.factor for epoch in config.boundaries},
+            peak, {step - warmup: config.factor**count for step, count in drops.items()}
         )
     elif config.name == "constant":
         after = optax.constant_schedule(peak)
