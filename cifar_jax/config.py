@@ -1,6 +1,7 @@
-"""What a config field may be: every mistake that a config alone shows is found here, before data is loaded."""
+"""What a config field may be: a mistake that a config alone shows is found here, before data is loaded."""
 
 import difflib
+import itertools
 import json
 import math
 
@@ -44,6 +45,9 @@ RANGES = {
     "lr_schedule.final_fraction": (0, 1),
 }
 
+# The bound that the field must not reach: Adam would divide by zero.
+EXCLUDED = {"optimizer.beta1": 1, "optimizer.beta2": 1, "optimizer.epsilon": 0}
+
 # Where and how a run works, not what it computes: these may differ when a run is resumed.
 NOT_PART_OF_THE_RECIPE = (
     "dataset.data_dir",
@@ -55,7 +59,7 @@ NOT_PART_OF_THE_RECIPE = (
 
 
 def flatten(config: ConfigDict) -> dict:
-    """The fields as {"optimizer.name": "sgd", ...}, tuples as lists: the same for a config and its JSON."""
+    """The fields as {"optimizer.name": "sgd", ...}, with tuples as lists, as they come out of JSON."""
     flat = {}
 
     def visit(prefix, fields):
@@ -120,35 +124,101 @@ def nearest(name: str, names) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises UserError with a line for each field that is wrong."""
+def validate(config: ConfigDict, default: ConfigDict) -> None:
+    """Raises UserError with a line for each field that is wrong.
+
+    Args:
+      config: the recipe, with what the command line changes.
+      default: configs/default.py, for the fields that there are and their types.
+    """
+    # What is said about the values takes for granted that the fields are there.
+    errors = _field_errors(config, default)
+    if not errors:
+        flat = flatten(config)
+        errors = (
+            _choice_errors(flat)
+            + _range_errors(flat)
+            + _schedule_errors(flat)
+            + _dataset_errors(flat)
+            + _model_errors(config)
+        )
+    if errors:
+        raise UserError("\n".join(f"config: {error}" for error in errors))
+
+
+def _field_errors(config, default, prefix="") -> list[str]:
+    """Fields that there are not, that are missing or of another type."""
+    if not isinstance(config, ConfigDict):
+        return [f"{prefix.rstrip('.')} is {config!r}, but is a group of fields"]
     errors = []
-    flat = flatten(config)
+    for name in config:
+        if name not in default:
+            errors.append(f"there is no field {prefix}{name}{nearest(name, default)}")
+    for name in default:
+        if name not in config:
+            errors.append(f"{prefix}{name} is missing: start from configs/default.py")
+        elif isinstance(default[name], ConfigDict):
+            errors += _field_errors(config[name], default[name], f"{prefix}{name}.")
+        elif config[name] is not None or default[name] is not None:
+            takes = _mismatch(config[name], default.get_type(name))
+            if takes:
+                errors.append(f"{prefix}{name} is {config[name]!r}, but takes {takes}")
+    return errors
+
+
+def _mismatch(value, kind: type) -> str:
+    """What a field of a type takes, in words, or nothing if the value is such a thing."""
+    if kind is tuple:
+        fits = isinstance(value, tuple | list) and all(map(_is_number, value))
+        return "" if fits else "finite numbers, as in (1, 2)"
+    if kind is float:
+        # NaN and infinity have their own words, where the bounds are.
+        return "" if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+    if isinstance(value, bool) == (kind is bool) and isinstance(value, kind):
+        return ""
+    return {int: "a whole number", bool: "True or False", str: "a text"}[kind]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _choice_errors(flat) -> list[str]:
+    errors = []
     for name, choices in CHOICES.items():
         if flat[name] not in choices:
             hint = nearest(flat[name], choices)
             errors.append(f"{name} is {flat[name]!r}, but takes one of {', '.join(choices)}{hint}")
+    return errors
+
+
+def _range_errors(flat) -> list[str]:
+    errors = []
     for name, (low, high) in RANGES.items():
+        bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         if not low <= flat[name] <= high:  # Also true of NaN.
-            bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             errors.append(f"{name} is {flat[name]}, but must be {bound}")
         elif math.isinf(flat[name]):
             errors.append(f"{name} must be finite")
-    errors += _schedule_errors(flat) + _dataset_errors(flat)
+        elif flat[name] == EXCLUDED.get(name):
+            errors.append(f"{name} must be {bound}, but not {flat[name]} itself")
+    return errors
+
+
+def _model_errors(config) -> list[str]:
     try:
         models.create_model(config.model.name, 10, **model_options(config))
     except UserError as error:
-        errors.append(f"model: {error}")
-    if errors:
-        raise UserError("\n".join(f"config: {error}" for error in errors))
+        return [f"model: {error}"]
+    return []
 
 
 def _schedule_errors(flat) -> list[str]:
     boundaries = flat["lr_schedule.boundaries"]
     errors = []
-    if any(not isinstance(b, int | float) or b <= 0 for b in boundaries):
+    if any(epoch <= 0 for epoch in boundaries):
         errors.append(f"lr_schedule.boundaries {boundaries} must be positive numbers of epochs")
-    elif any(a >= b for a, b in zip(boundaries, boundaries[1:], strict=False)):
+    elif any(a >= b for a, b in itertools.pairwise(boundaries)):
         errors.append(f"lr_schedule.boundaries {boundaries} must increase")
     if flat["lr_schedule.warmup_epochs"] > flat["num_epochs"]:
         errors.append("lr_schedule.warmup_epochs is longer than num_epochs")
@@ -159,9 +229,7 @@ def _dataset_errors(flat) -> list[str]:
     errors = []
     for name in ("dataset.mean", "dataset.std"):
         value = flat[name]
-        if value is not None and (
-            len(value) != 3 or any(not isinstance(x, int | float) for x in value)
-        ):
+        if value is not None and len(value) != 3:
             errors.append(f"{name} is {value}, but takes three numbers, one per channel")
         elif value is not None and name == "dataset.std" and min(value) <= 0:
             errors.append(f"{name} is {value}, but must be positive")
