@@ -1,6 +1,7 @@
 """The command line answered: flags parsed with one line for a mistake, and what each mode does."""
 
 import ast
+import contextlib
 import glob
 import json
 import os
@@ -8,24 +9,35 @@ import sys
 import traceback
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
-from cifar_jax import datasets, evaluate, inference, plots, predict, reports, train
+from cifar_jax import datasets, evaluate, files, inference, plots, predict, reports, train
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
 from configs import default
+
+HELP = ("-h", "--help", "-help", "-?", "--helpfull", "--helpshort")
+USED_BY = {"image": ("predict",), "weights": ("eval", "predict"), "json": ("eval", "predict")}
+# What Python says of a value that does not parse, and what the flag takes.
+WHAT_A_FLAG_TAKES = {
+    "Non-boolean argument": "true or false",
+    "invalid literal for int": "a whole number",
+    "could not convert string to float": "a number",
+}
 
 RECIPES = os.path.dirname(os.path.abspath(default.__file__))
 
 
 def parse(argv: list[str], usage: str) -> list[str]:
     """Parses the flags and loads the config; for a mistake, says it in a line and exits with 2."""
-    if any(arg in ("-h", "--help", "-help", "--helpfull", "--helpshort") for arg in argv[1:]):
+    if any(arg in HELP for arg in argv[1:]):
         print(usage)
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
-        _ = flags.FLAGS.config  # A missing file is noticed only when it is asked for.
+        _check_config(flags.FLAGS.config, _recipe(argv))
+        _check_mode(flags.FLAGS)
     except Exception as error:
         _refuse(_explain(error, argv))
     if len(rest) > 1:
@@ -38,28 +50,103 @@ def _refuse(message: str):
     sys.exit(2)
 
 
+def _arguments(argv: list[str]) -> list[tuple[str, str]]:
+    """(name, value) of each flag, for what config_flags does not say."""
+    found, args = [], iter(argv[1:])
+    for arg in args:
+        name, equals, value = arg.lstrip("-").partition("=")
+        if name == "config" and not equals:
+            value = next(args, "")
+        found.append((name, value))
+    return found
+
+
+def _recipe(argv: list[str]) -> str | None:
+    """The file of --config, None without."""
+    values = [value for name, value in _arguments(argv) if name == "config"]
+    return values[-1].partition(":")[0] if values else None
+
+
+def _check_config(config, recipe: str | None) -> None:
+    if isinstance(config, ConfigDict) or recipe is None:
+        return
+    # config_flags keeps an OSError to itself until a field is asked for.
+    hidden = getattr(config, "_error", None)
+    if hidden:
+        raise hidden
+    raise UserError(
+        f"the recipe {recipe}: get_config() returns {type(config).__name__}, not a config: "
+        "start from default.get_config()"
+    )
+
+
+def _check_mode(args) -> None:
+    for name, modes in USED_BY.items():
+        if getattr(args, name) and args.mode not in modes:
+            raise UserError(f"--{name} is for {' and '.join(f'--mode={mode}' for mode in modes)}")
+
+
 def _explain(error: Exception, argv: list[str]) -> str:
     """What is wrong with the flags, in one line."""
-    names = {"config", *(f"config.{name}" for name in config_lib.flatten(default.get_config()))}
-    groups = {name.rsplit(".", 1)[0] for name in names}
+    names = {f"config.{name}" for name in config_lib.flatten(default.get_config())}
+    groups = {name.rsplit(".", 1)[0] for name in names} - {"config"}
+    words = " ".join(str(error).split())
     recipe = None
-    for arg in argv[1:]:
-        name, _, value = arg.lstrip("-").partition("=")
+    for name, value in _arguments(argv):
         if name == "config":
             recipe = value.partition(":")[0]
-            if not os.path.isfile(recipe):
-                recipes = [path for path, _ in list_recipes()]
-                hint = config_lib.nearest(recipe, recipes)
-                return f"there is no recipe {recipe!r}{hint} (--config lists them)"
+            wrong = _no_recipe(recipe)
+            if wrong:
+                return wrong
+        elif name in groups and words.startswith(f"flag --{name}="):
+            fields = sorted(field.rpartition(".")[2] for field in names if field.startswith(name))
+            return f"--{name} is a group of fields, --{name}.FIELD with one of {', '.join(fields)}"
         elif name.startswith("config.") and name not in names | groups:
             hint = config_lib.nearest(name, names)
             return f"there is no field --{name}{hint} (configs/default.py explains every field)"
         elif name.startswith("config.") and recipe is None:
-            return f"--{name} comes before --config=RECIPE, whose field it changes"
-    if isinstance(error, UserError | flags.Error):
-        return " ".join(str(error).split())
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if recipe and frame.filename.endswith(recipe)]
+            return (
+                f"--{name} changes a field of a recipe: put --config=RECIPE before it "
+                "(for the recipe of an earlier run: --config=configs/rerun.py:RUNDIR)"
+            )
+    if isinstance(error, UserError):
+        return str(error)
+    if recipe and (not isinstance(error, flags.Error) or words.startswith("flag --config=")):
+        return _explain_recipe(error, recipe)
+    for python, takes in WHAT_A_FLAG_TAKES.items():
+        if python in words:
+            return f"{words.partition(': ')[0]}: it takes {takes}"
+    return words
+
+
+def _no_recipe(path: str) -> str:
+    """Why a path is no recipe, or nothing."""
+    if not path:
+        return str(_missing_config())
+    if os.path.isdir(path):
+        return f"{path} is a folder: give a recipe in it, --config=FILE"
+    if not os.path.exists(path):
+        hint = config_lib.nearest(path, [recipe for recipe, _ in list_recipes()])
+        return f"there is no recipe {path!r}{hint} (python main.py lists them)"
+    if not path.endswith(".py"):
+        return f"{path} is no recipe: that is a Python file (.py) with a function get_config"
+    return ""
+
+
+def _explain_recipe(error: BaseException, recipe: str) -> str:
+    """What is wrong in a recipe's code, and where, out of the errors that config_flags wraps it in."""
+    path = os.path.abspath(recipe)
+    lines = []
+    while True:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == path]
+        if lines or error.__context__ is None:
+            break
+        error = error.__context__
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, AttributeError) and error.name == "get_config":
+        return f"the recipe {recipe} has no function get_config"
     where = f", line {lines[-1]}" if lines else ""
     return f"the recipe {recipe}{where}: {type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -80,7 +167,9 @@ def _missing_config() -> UserError:
     recipes = list_recipes()
     width = max(len(path) for path, _ in recipes)
     lines = [f"  {path:{width}}  {line}" for path, line in recipes]
-    return UserError("\n".join(["give a recipe with --config=FILE, one of these or your own:", *lines]))
+    return UserError(
+        "\n".join(["give a recipe with --config=FILE, one of these or your own:", *lines])
+    )
 
 
 def run_train(args) -> int:
@@ -90,15 +179,21 @@ def run_train(args) -> int:
         if not args.workdir:
             raise _missing_config()
         config = files_of.read_config(args.workdir, default.get_config())
-    config_lib.validate(config)
+    config_lib.validate(config, default.get_config())
     workdir = args.workdir
     if workdir:
         files_of.check_recipe(workdir, config, default.get_config())
-    else:
-        recipe = os.path.basename(flags.FLAGS["config"].config_filename.partition(":")[0])
-        workdir = files_of.new_workdir(recipe.removesuffix(".py"))
-        train.say(f"workdir: {workdir}")
-    return train.train(config, workdir)
+        return train.train(config, workdir)
+    recipe = os.path.basename(flags.FLAGS["config"].config_filename.partition(":")[0])
+    workdir = files_of.new_workdir(recipe.removesuffix(".py"))
+    train.say(f"workdir: {workdir}")
+    try:
+        return train.train(config, workdir)
+    except UserError:
+        # A folder in which nothing was begun, as when the data are not there, is not left behind.
+        with contextlib.suppress(OSError):
+            os.rmdir(workdir)
+        raise
 
 
 def run_evaluate(args) -> int:
@@ -112,6 +207,7 @@ def run_evaluate(args) -> int:
         config = default.get_config()
         config.dataset.name = found.dataset["name"]
         config.dataset.labels = found.dataset["labels"]
+    config_lib.validate(config, default.get_config())
     config.dataset.image_size = found.image_size
     dataset = datasets.load(config.dataset, config.seed)
     if dataset.class_names != found.class_names:
@@ -141,17 +237,27 @@ def _record_evaluation(result, which: str, workdir: str) -> list[str]:
     if not workdir:
         return [picture]
     path = os.path.join(workdir, files_of.REPORT)
-    report = {}
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            report = json.load(file)
+    report = _read_report(path)
     report.setdefault("eval", {})[which] = result.to_dict()
     reports.write_json(path, report)
     return [picture, path]
 
 
+def _read_report(path: str) -> dict:
+    try:
+        with open(path, encoding="utf-8") as file:
+            report = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {files.reason(error)}; move it away") from None
+    if not isinstance(report, dict):
+        raise UserError(f"{path} is not a report: move it away")
+    return report
+
+
 def run_predict(args) -> int:
-    """--mode=predict: the five most probable classes of each picture; 1 if one could not be read."""
+    """--mode=predict: the five most probable classes of each picture; 1 if one cannot be read."""
     if not args.image:
         raise UserError("--mode=predict needs a picture: --image=FILE or --image=FOLDER")
     if not args.weights and not args.workdir:

@@ -64,7 +64,9 @@ def read_config(workdir: str, default: ConfigDict) -> ConfigDict:
 
 
 def check_recipe(workdir: str, config: ConfigDict, default: ConfigDict) -> None:
-    """Raises UserError if the folder holds a run of another recipe; touches nothing."""
+    """Raises UserError if the folder holds a run of another recipe or is none; touches nothing."""
+    if os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise UserError(f"{workdir} is a file: --workdir takes a folder")
     if not has_run(workdir):
         return
     old = read_config(workdir, default)
