@@ -7,9 +7,12 @@ import numpy as np
 from flax import traverse_util
 
 from cifar_jax import config as config_lib
-from cifar_jax import weights, workdir as files_of
+from cifar_jax import files, weights
+from cifar_jax import workdir as files_of
 from cifar_jax.checkpoint import Checkpoints
 from cifar_jax.errors import UserError
+from cifar_jax.models import create_model
+from cifar_jax.state import init_variables
 from cifar_jax.weights import Weights
 
 
@@ -50,7 +53,7 @@ def find_weights(which: str, workdir: str, default) -> Weights:
       UserError: there are none.
     """
     if which not in ("best", "latest"):
-        return weights.load(which)
+        return _load(which)
     if not workdir:
         raise UserError(
             f"--weights={which} needs a --workdir; or give a file, --weights=FILE.safetensors"
@@ -60,7 +63,7 @@ def find_weights(which: str, workdir: str, default) -> Weights:
         path = os.path.join(workdir, files_of.BEST_WEIGHTS)
         if not os.path.exists(path):
             raise UserError(f"{workdir} has no {files_of.BEST_WEIGHTS} yet: train an epoch first")
-        return weights.load(path)
+        return _load(path)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         if checkpoints.latest_step() is None:
             raise UserError(f"{workdir} has no checkpoint yet")
@@ -68,3 +71,20 @@ def find_weights(which: str, workdir: str, default) -> Weights:
     state = traverse_util.unflatten_dict(leaves, sep="/")
     variables = state.get("ema") or {name: state.get(name, {}) for name in weights.COLLECTIONS}
     return inference_weights(config, progress["data"], variables, len(progress["history"]))
+
+
+def _load(path: str) -> Weights:
+    """Weights of a file, whose tensors are those of the model that its metadata name."""
+    found = weights.load(path)
+    try:
+        model = create_model(num_classes=len(found.class_names), **found.model)
+        wanted = jax.eval_shape(lambda: init_variables(model, 0, found.image_size))
+    except (UserError, TypeError) as error:
+        raise UserError(f"{files.shown(path)}: its model cannot be made: {error}") from None
+    wanted, there = weights.flatten(wanted), weights.flatten(found.variables)
+    for name in sorted(wanted.keys() | there.keys()):
+        if name not in wanted or name not in there or wanted[name].shape != there[name].shape:
+            raise UserError(
+                f"{files.shown(path)}: {name} is not as its model {found.model['name']} has it"
+            )
+    return found
