@@ -134,7 +134,7 @@ def _no_recipe(path: str) -> str:
 
 
 def _explain_recipe(error: BaseException, recipe: str) -> str:
-    """What is wrong in a recipe's code, and where, out of the errors that config_flags wraps it in."""
+    """What is wrong in a recipe's code, and where, out of what config_flags wraps it in."""
     path = os.path.abspath(recipe)
     lines = []
     while True:
@@ -206,14 +206,15 @@ def run_evaluate(args) -> int:
     if config is None:
         config = default.get_config()
         config.dataset.name = found.dataset["name"]
-        config.dataset.labels = found.dataset["labels"]
+        config.dataset.labels = str(found.dataset.get("labels", "fine"))
     config_lib.validate(config, default.get_config())
     config.dataset.image_size = found.image_size
     dataset = datasets.load(config.dataset, config.seed)
     if dataset.class_names != found.class_names:
         raise UserError(
             f"the weights know other classes ({', '.join(found.class_names[:3])}, ...) than the "
-            f"data set {dataset.name} has ({', '.join(dataset.class_names[:3])}, ...)"
+            f"data set {dataset.name} has ({', '.join(dataset.class_names[:3])}, ...): give a recipe of "
+            "theirs with --config"
         )
     result = evaluate.evaluate_weights(found, dataset.test, config)
     written = _record_evaluation(result, which, args.workdir)

@@ -1,4 +1,4 @@
-"""What a config field may be: a mistake that a config alone shows is found here, before data is loaded."""
+"""What a config field may be: mistakes of a config are found here, before anything is loaded."""
 
 import difflib
 import itertools
@@ -59,7 +59,7 @@ NOT_PART_OF_THE_RECIPE = (
 
 
 def flatten(config: ConfigDict) -> dict:
-    """The fields as {"optimizer.name": "sgd", ...}, with tuples as lists, as they come out of JSON."""
+    """The fields as {"optimizer.name": "sgd", ...}, with lists for tuples as JSON has them."""
     flat = {}
 
     def visit(prefix, fields):
@@ -88,28 +88,36 @@ def from_json(text: str, default: ConfigDict) -> ConfigDict:
     try:
         with config.unlocked():
             _update(config, json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"not a config of this version: {error}") from None
     return config
 
 
 def _update(config, values):
+    if not isinstance(values, dict):
+        raise ValueError(f"{values!r} where a group of fields should be")
     for name, value in values.items():
         if name not in config:
-            raise KeyError(f"no field {name!r}")
+            raise ValueError(f"there is no field {name!r}{nearest(name, config)}")
         if isinstance(config[name], ConfigDict):
             _update(config[name], value)
         else:
             config[name] = tuple(value) if isinstance(value, list) else value
 
 
+def recipe(config: ConfigDict) -> dict:
+    """The flat fields that decide what a run computes."""
+    fields = flatten(config)
+    return {name: fields[name] for name in fields if name not in NOT_PART_OF_THE_RECIPE}
+
+
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """The fields in which two recipes differ, as "name: old -> new"."""
-    old, new = flatten(old), flatten(new)
+    old, new = recipe(old), recipe(new)
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in NOT_PART_OF_THE_RECIPE
+        if old.get(name) != new.get(name)
     ]
 
 

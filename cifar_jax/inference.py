@@ -53,6 +53,8 @@ def find_weights(which: str, workdir: str, default) -> Weights:
       UserError: there are none.
     """
     if which not in ("best", "latest"):
+        if not os.path.exists(which):
+            raise UserError(f"there is no file {which!r}: --weights takes best, latest or a file")
         return _load(which)
     if not workdir:
         raise UserError(

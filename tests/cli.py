@@ -1,7 +1,7 @@
 """`main.py` as a user calls it, for the tests: what it prints on each stream and its exit status.
 
-Each call is a process of its own, forked from a server that has imported JAX but not started it (see
-tests/runs.py), which saves the seconds that importing takes.
+Each call is a process of its own, forked from a server that has imported JAX but not started it
+(see tests/runs.py), which saves the seconds that importing takes.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Answer:
         return json.loads(self.out)
 
     def refusal(self) -> str:
-        """What it says is wrong, once it is known to be a refusal in words and not a stack trace."""
+        """What it says is wrong, once it is known to be said in words and not as a stack trace."""
         assert self.status not in (0, None), self
         assert "Traceback" not in self.err, self.err
         assert self.err.startswith("error: "), self
