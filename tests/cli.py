@@ -37,9 +37,9 @@ class Answer:
 
 
 def call(folder: Path, *args: str, cwd=runs.ROOT) -> Answer:
-    """`python main.py ARGS`; `folder` is for what it prints."""
+    """`python main.py ARGS`; `folder` is for what it prints and for its cache of images."""
     out, err = folder / "stdout", folder / "stderr"
-    process = runs._context().Process(target=_child, args=(args, out, err, cwd))
+    process = runs.context().Process(target=_child, args=(args, out, err, cwd))
     process.start()
     process.join(runs.DEADLINE_SECONDS)
     if process.exitcode is None:
@@ -51,6 +51,7 @@ def call(folder: Path, *args: str, cwd=runs.ROOT) -> Answer:
 def _child(args, out, err, cwd):
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    os.environ["XDG_CACHE_HOME"] = str(out.parent / "cache")
     jax.config.update("jax_platforms", "cpu")
     os.chdir(cwd)
     sys.argv = ["main.py", *args]

@@ -1,0 +1,65 @@
+"""What several test files share: a small config, and one small run that was really trained."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from configs import default
+from tests import cli
+
+RECIPE = '''"""Softmax regression on small digits, for tests."""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.num_epochs = 1
+    config.batch_size = 32
+    config.dataset.name = "digits"
+    config.dataset.image_size = 8
+    config.augment.crop_padding = 1
+    config.model.name = "linear"
+    config.lr_schedule.boundaries = ()
+    return config
+'''
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A finished run and what it takes to call `main.py` on it."""
+
+    folder: Path
+    recipe: Path
+    workdir: Path
+
+    def call(self, *args, cwd=cli.runs.ROOT) -> cli.Answer:
+        return cli.call(self.folder, *(str(arg) for arg in args), cwd=cwd)
+
+
+@pytest.fixture
+def config():
+    """Softmax regression with nothing random in its steps but the order of the examples."""
+    config = default.get_config()
+    config.num_epochs = 2
+    config.batch_size = 8
+    config.augment.crop_padding = 0
+    config.augment.flip = False
+    config.model.name = "linear"
+    config.optimizer.weight_decay = 0.0
+    config.lr_schedule.name = "constant"
+    config.lr_schedule.boundaries = ()
+    return config
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> TrainedRun:
+    """An epoch of softmax regression on digits of 8x8 pixels. Tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = folder / "tiny.py"
+    recipe.write_text(RECIPE)
+    run = TrainedRun(folder, recipe, folder / "run")
+    answer = run.call(f"--config={recipe}", f"--workdir={run.workdir}")
+    assert answer.status == 0, answer
+    return run
