@@ -211,10 +211,10 @@ def run_evaluate(args) -> int:
     config.dataset.image_size = found.image_size
     dataset = datasets.load(config.dataset, config.seed)
     if dataset.class_names != found.class_names:
+        theirs, ours = (", ".join(x.class_names[:3]) for x in (found, dataset))
         raise UserError(
-            f"the weights know other classes ({', '.join(found.class_names[:3])}, ...) than the "
-            f"data set {dataset.name} has ({', '.join(dataset.class_names[:3])}, ...): give a recipe of "
-            "theirs with --config"
+            f"the weights know other classes ({theirs}, ...) than the data set {dataset.name} has "
+            f"({ours}, ...): give a recipe of their data set with --config"
         )
     result = evaluate.evaluate_weights(found, dataset.test, config)
     written = _record_evaluation(result, which, args.workdir)
