@@ -5,6 +5,7 @@ restores on any number of devices, and the history of the epochs so far. The new
 the best epoch are kept.
 """
 
+import copy
 import os
 
 import jax
@@ -68,6 +69,8 @@ class Checkpoints:
         if step == self.latest_step():
             return
         self._policy.best_step = best_step
+        # Orbax turns it into JSON in the background, when an epoch may have been added already.
+        progress = copy.deepcopy(progress)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -75,23 +78,28 @@ class Checkpoints:
             ),
         )
 
-    def read(self) -> tuple[dict[str, np.ndarray], dict]:
-        """The newest checkpoint as ({"params/head/kernel": array, ...}, progress)."""
+    def has(self, step: int) -> bool:
+        """Whether there is a checkpoint of this step."""
+        return step in self._manager.all_steps()
+
+    def read(self, step: int | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        """The checkpoint of a step or the newest, as ({"params/head/kernel": array, ...}, progress)."""
         restored = self._manager.restore(
-            self.latest_step(),
+            self.latest_step() if step is None else step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
             ),
         )
         return restored["state"], restored["progress"]
 
-    def restore(self, template: TrainState) -> tuple[TrainState, dict]:
-        """The newest checkpoint as (state with NumPy leaves, progress).
+    def restore(self, template: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
+        """The checkpoint of a step or the newest, as (state with NumPy leaves, progress).
 
         Raises:
           UserError: the checkpoint does not have the template's leaves and shapes.
         """
-        saved, progress = self.read()
+        step = self.latest_step() if step is None else step
+        saved, progress = self.read(step)
         wanted = _by_name(template)
         wrong = [
             name
@@ -101,9 +109,9 @@ class Checkpoints:
             or np.shape(saved[name]) != np.shape(wanted[name])
         ]
         if wrong:
+            path = self._manager.directory / str(step)
             raise UserError(
-                f"the checkpoint {self._manager.directory / str(self.latest_step())} is of another model or "
-                f"optimizer: {', '.join(wrong[:3])}"
+                f"the checkpoint {path} is of another model or optimizer: {', '.join(wrong[:3])}"
             )
         leaves = [saved[name] for name in wanted]
         state = jax.tree.unflatten(jax.tree.structure(template), leaves)
@@ -121,6 +129,4 @@ class Checkpoints:
 def _by_name(state: TrainState) -> dict[str, np.ndarray]:
     """{"params/head/kernel": array, ...}, in the order of the state's leaves."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves
-    }
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -127,14 +127,23 @@ def train(config: ConfigDict, workdir: str) -> int:
     Raises:
       UserError: the data, the batch size or the workdir does not fit, or the loss is not finite.
     """
+    run, fresh = parallel.in_every_process(lambda: prepare(config, workdir), "prepare")
+    same = (config_lib.recipe(config), describe_data(run.dataset))
+    parallel.check_same("recipe or data", repr(same))
+    parallel.in_every_process(lambda: files_of.write_config(workdir, config), "write_config")
+    with Interruption() as interruption, Checkpoints(workdir) as checkpoints:
+        state, progress = restore_or_start(run, checkpoints, fresh)
+        # One process has drawn a picture meanwhile.
+        parallel.barrier("start")
+        return fit(run, state, progress, checkpoints, interruption)
+
+
+def prepare(config: ConfigDict, workdir: str) -> tuple[Run, TrainState | None]:
+    """The run and, for a new one, its first state; the workdir is not touched."""
     parallel.check_batch_size(config.batch_size)
     dataset = datasets.load(config.dataset, config.seed)
     run = create_run(config, workdir, dataset)
-    fresh = first_state(run) if not files_of.has_run(workdir) else None
-    files_of.write_config(workdir, config)
-    with Interruption() as interruption, Checkpoints(workdir) as checkpoints:
-        state, progress = restore_or_start(run, checkpoints, fresh)
-        return fit(run, state, progress, checkpoints, interruption)
+    return run, first_state(run) if not files_of.has_run(workdir) else None
 
 
 def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> Run:
@@ -227,22 +236,19 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption)
     eval_sums = steps.eval_sums(run.task)
     splits = {"val": run.dataset.validation, "test": run.dataset.test}
     splits = {
-        name: parallel.place((split.images, split.labels)) for name, split in splits.items() if split
+        name: parallel.place((split.images, split.labels))
+        for name, split in splits.items()
+        if split
     }
     data = parallel.place((run.dataset.train.images, run.dataset.train.labels))
-    if history and best_epoch(history)["epoch"] == history[-1]["epoch"]:
-        # A kill may have come between the checkpoint and the export.
-        if int(state.step) % per_epoch == 0:
-            export_best(run, state, history)
+    mend_best(run, checkpoints, history)
     step = int(state.step)
     state = parallel.replicate(state)
     pace = Pace(config.steps_per_dispatch, config.batch_size)
     last_save = last_plot = time.perf_counter()
     results = {}
     tensorboard = (
-        reports.TensorBoard(run.path(files_of.TENSORBOARD), history)
-        if parallel.is_main()
-        else None
+        reports.TensorBoard(run.path(files_of.TENSORBOARD), history) if parallel.is_main() else None
     )
 
     for epoch in range(step // per_epoch + 1, config.num_epochs + 1):
@@ -399,6 +405,27 @@ def export_best(run: Run, state: TrainState, history: list[dict]) -> None:
         data, variables = describe_data(run.dataset), inference_variables(state)
         exported = inference_weights(run.config, data, variables, best["epoch"], best)
         weights.save(run.path(files_of.BEST_WEIGHTS), exported)
+
+
+def mend_best(run: Run, checkpoints: Checkpoints, history: list[dict]) -> None:
+    """Makes best.safetensors tell of the history's best epoch.
+
+    A kill may have come between the checkpoint and the file, or between the file and the checkpoint
+    of its epoch, which is then still to be trained.
+    """
+    if not history:
+        return
+    best = best_epoch(history)
+    try:
+        exported = weights.load(run.path(files_of.BEST_WEIGHTS)).epoch
+    except UserError:
+        exported = None
+    # Every process takes part in reading a checkpoint.
+    (stale,) = parallel.agree(int(exported != best["epoch"]))
+    if stale and checkpoints.has(best["step"]):
+        template = jax.eval_shape(lambda: first_template(run))
+        state, _ = checkpoints.restore(template, best["step"])
+        export_best(run, state, history)
 
 
 def stop_signal(interruption: Interruption) -> int:
