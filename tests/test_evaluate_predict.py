@@ -1,0 +1,130 @@
+"""Evaluation and prediction of one trained run: the same answers by every way to them."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_jax import datasets, evaluate, inference, predict, weights
+from cifar_jax.errors import UserError
+from cifar_jax.models import create_model
+from configs import default
+
+
+@pytest.fixture(scope="module")
+def found(trained) -> weights.Weights:
+    return inference.find_weights("best", str(trained.workdir), default.get_config())
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> datasets.Dataset:
+    config = default.get_config().dataset
+    config.name, config.image_size = "digits", 8
+    config.cache_dir = str(tmp_path_factory.mktemp("cache"))
+    return datasets.load(config, seed=0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, digits):
+    """The first six test images as PNG files."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, image in enumerate(digits.test.images[:6]):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return folder
+
+
+def logits_in_float64(found, images):
+    """Softmax regression written out."""
+    head = {name: np.float64(value) for name, value in found.variables["params"]["head"].items()}
+    x = ((images / 255 - np.array(found.mean)) / np.array(found.std)).reshape(len(images), -1)
+    return x @ head["kernel"] + head["bias"]
+
+
+def test_probabilities_are_the_softmax_of_the_logits(found, digits):
+    # More than one forward pass takes, and the last not full.
+    images = digits.test.images[:35]
+    got = predict.probabilities(found, images)
+    logits = logits_in_float64(found, images)
+    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert got.shape == (35, 10)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_probabilities_use_the_running_statistics_of_batch_norm(found, digits):
+    options = {"name": "mlp", "hidden_sizes": (4,), "batch_norm": True, "dropout": 0.5}
+    model = create_model(num_classes=10, **options)
+    variables = jax.device_get(model.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32)))
+    mlp = dataclasses.replace(found, variables=variables, model=options)
+    images = digits.test.images[:3]
+    inputs = ((images / 255 - np.array(found.mean)) / np.array(found.std)).astype(np.float32)
+    expected = jax.nn.softmax(model.apply(variables, inputs, train=False))
+    np.testing.assert_allclose(predict.probabilities(mlp, images), expected, atol=1e-5)
+
+
+def test_a_picture_file_is_predicted_as_evaluation_counts_its_image(found, digits, pictures):
+    answers, errors = predict.predict_files(found, [str(pictures)])
+    assert errors == []
+    # With a label of its own for each image, its row of the confusion matrix tells its class.
+    split = datasets.Split(digits.test.images[:6], np.arange(6, dtype=np.int32))
+    result = evaluate.evaluate_weights(found, split, default.get_config())
+    for i, answer in enumerate(answers):
+        assert answer["image"].endswith(f"{i}.png")
+        assert answer["classes"][0]["name"] == found.class_names[result.confusion[i].argmax()]
+
+
+def test_the_five_most_probable_classes_come_highest_first(found, pictures):
+    (answer,), _ = predict.predict_files(found, [str(pictures / "0.png")])
+    probabilities = [entry["probability"] for entry in answer["classes"]]
+    assert len(probabilities) == 5
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert predict.top_classes(np.array([0.25, 0.5, 0.25]), ("a", "b", "c"), 2) == [
+        ("b", 0.5),
+        ("a", 0.25),
+    ]
+
+
+def test_latest_and_best_are_the_same_after_one_epoch(trained, found):
+    latest = inference.find_weights("latest", str(trained.workdir), default.get_config())
+    theirs, ours = weights.flatten(found.variables), weights.flatten(latest.variables)
+    assert theirs.keys() == ours.keys()
+    for name in ours:
+        assert ours[name].tobytes() == theirs[name].tobytes()
+    same = ("model", "class_names", "mean", "std", "image_size", "dataset", "epoch")
+    assert all(getattr(latest, name) == getattr(found, name) for name in same)
+    assert (found.chosen_on, latest.chosen_on) == ("test", "")
+
+
+def test_eval_agrees_with_training_and_with_the_weights_alone(trained, found, digits):
+    logits = logits_in_float64(found, digits.test.images)
+    right = (logits.argmax(axis=1) == digits.test.labels).sum()
+    (line,) = (trained.workdir / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["test_accuracy"] == pytest.approx(right / 360)
+    result = evaluate.evaluate_weights(found, digits.test, default.get_config())
+    assert result.accuracy == pytest.approx(right / 360)
+    assert result.count == 360
+    assert result.loss == pytest.approx(json.loads(line)["test_loss"], rel=1e-5)
+    np.testing.assert_array_equal(result.confusion.sum(axis=1), [36] * 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": {"name": "mlp"}}, "is not as its model mlp has it"),
+        ({"model": {"name": "linear", "dropout": 0.5}}, 'no option "dropout"'),
+        ({"model": {"name": "nothing"}}, 'no model "nothing"'),
+        ({"model": {"name": "linear", "num_classes": 3}}, "cannot be made"),
+        ({"class_names": ("a", "b")}, "is not as its model linear has it"),
+        ({"image_size": 9}, "is not as its model linear has it"),
+    ],
+)
+def test_weights_that_do_not_fit_what_they_say_are_refused(found, tmp_path, changes, says):
+    path = tmp_path / "w.safetensors"
+    weights.save(path, dataclasses.replace(found, **changes))
+    with pytest.raises(UserError) as caught:
+        inference.find_weights(str(path), "", default.get_config())
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
