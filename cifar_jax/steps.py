@@ -1,7 +1,7 @@
 """The training and the evaluation step: pure functions of one device, mapped over the axis "batch".
 
-Many steps run per dispatch, in a loop whose length is an argument: one compiled program for any number
-of steps, so where a run is interrupted changes no bit of what it computes.
+Many steps run per dispatch, in a loop whose length is an argument: one compiled program for any
+number of steps, so where a run is interrupted changes no bit of what it computes.
 """
 
 import dataclasses
@@ -94,9 +94,7 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
     """One optimizer step, on one device of the axis "batch"."""
     config = task.config
     local = parallel.local_batch_size(config.batch_size)
-    images, labels, targets = training_batch(
-        task, data, order, state.step, parallel.places(local)
-    )
+    images, labels, targets = training_batch(task, data, order, state.step, parallel.places(local))
     step_key = jax.random.fold_in(random_keys(config.seed)["step"], state.step)
     dropout_key = jax.random.fold_in(step_key, 2)
 
@@ -120,7 +118,7 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
 
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
     return TrainState(
         step=state.step + 1,
         params=params,
@@ -159,7 +157,7 @@ def _add_metrics(task, state, loss, correct, finite, num_examples):
 
 
 def train_steps(task: Task):
-    """The mapped function (state, data, count) -> (state, metrics) of `count` steps within an epoch."""
+    """The mapped function (state, data, count) -> (state, metrics) of `count` steps of an epoch."""
 
     def run(state, data, count):
         num_examples = len(data[0])
@@ -202,9 +200,7 @@ def eval_sums(task: Task):
             )
 
         start = (jnp.float32(0), jnp.zeros(classes * classes, jnp.int32))
-        loss, confusion = lax.psum(
-            lax.fori_loop(0, -(-count // batch), add, start), parallel.AXIS
-        )
+        loss, confusion = lax.psum(lax.fori_loop(0, -(-count // batch), add, start), parallel.AXIS)
         return loss, confusion.reshape(classes, classes)
 
     return parallel.map_eval(run)
