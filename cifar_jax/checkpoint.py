@@ -1,8 +1,8 @@
-"""Checkpoints of the full train state with Orbax: saved in the background, committed whole or not at all.
+"""Checkpoints of the full train state with Orbax: saved in the background, whole or not at all.
 
-A checkpoint holds every leaf of the TrainState by name, as NumPy arrays without a device axis, so it
-restores on any number of devices, and the history of the epochs so far. The newest two and the one of
-the best epoch are kept.
+A checkpoint holds every leaf of the TrainState by name, as NumPy arrays without a device axis, so
+it restores on any number of devices, and the history of the epochs so far. The newest two and the
+one of the best epoch are kept.
 """
 
 import copy
@@ -31,7 +31,7 @@ class _KeepNewestAndBest:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir. Close it, or use it in a `with`, so that the last save is done."""
+    """The checkpoints of a workdir. Use it in a `with`, or close it: the last save is then done."""
 
     def __init__(self, workdir: str, read_only: bool = False):
         self._policy = _KeepNewestAndBest(newest=2)
@@ -83,7 +83,7 @@ class Checkpoints:
         return step in self._manager.all_steps()
 
     def read(self, step: int | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """The checkpoint of a step or the newest, as ({"params/head/kernel": array, ...}, progress)."""
+        """A step's checkpoint or the newest, as ({"params/head/kernel": array, ...}, progress)."""
         restored = self._manager.restore(
             self.latest_step() if step is None else step,
             args=ocp.args.Composite(

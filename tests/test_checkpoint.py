@@ -1,0 +1,110 @@
+"""What is kept of a run, what is refused, and that what is saved is as it was when it was saved."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from cifar_jax.checkpoint import Checkpoints
+from cifar_jax.errors import UserError
+from cifar_jax.state import EpochMetrics, TrainState
+from tests import data_fixtures, runs
+
+# Four steps an epoch of a network that compiles fast.
+FIELDS = {
+    "batch_size": 16,
+    "dataset.image_size": 8,
+    "dataset.train_examples": 64,
+    "augment.crop_padding": 0,
+    "model.name": "mlp",
+    "model.batch_norm": False,
+    "model.hidden_sizes": "(16,)",
+    "lr_schedule.name": "step",
+    "lr_schedule.boundaries": "(1,)",
+}
+
+
+def some_state(step: int, width: int = 3) -> TrainState:
+    kernel = np.full((2, width), step, np.float32)
+    zero = EpochMetrics(np.float32(0), np.int32(0), np.int32(-1))
+    return TrainState(np.int32(step), {"head": {"kernel": kernel}}, {}, (), {}, zero)
+
+
+def test_newest_two_and_best_are_kept(tmp_path):
+    # A rate of nothing from the second epoch on: no later epoch is better than the first.
+    fields = FIELDS | {"num_epochs": 5, "lr_schedule.factor": 0.0}
+    ended = runs.run(runs.arguments(tmp_path / "run", fields), tmp_path / "log")
+    assert ended.status == 0, ended.output
+    accuracies = [entry["test_accuracy"] for entry in runs.read_metrics(tmp_path / "run")]
+    assert len(accuracies) == 5
+    assert len(set(accuracies)) == 1
+    assert runs.checkpoint_steps(tmp_path / "run") == [4, 16, 20]
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["best"]["epoch"] == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(tmp_path):
+    fields = FIELDS | {"num_epochs": 1, "lr_schedule.factor": 1e30}
+    assert runs.run(runs.arguments(tmp_path / "run", fields), tmp_path / "log").status == 0
+    before = runs.digests(tmp_path / "run" / "checkpoints")
+    args = runs.arguments(tmp_path / "run", fields | {"num_epochs": 3})
+    ended = runs.run(args, tmp_path / "log")
+    assert ended.status == 1
+    assert "Traceback" not in ended.output
+    # Four steps were good, the fifth (number 4) threw the weights away: the sixth gives no number.
+    assert "not finite at step 5" in ended.output
+    assert runs.digests(tmp_path / "run" / "checkpoints") == before
+    assert [entry["epoch"] for entry in runs.read_metrics(tmp_path / "run")] == [1]
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    fields = FIELDS | {"dataset.name": "cifar10", "dataset.train_examples": 0, "num_epochs": 1}
+    endings = []
+    for seed in (1, 2):
+        train, test = (data_fixtures.random_part(n, 10, seed=seed + n) for n in (40, 20))
+        files = data_fixtures.official_files("cifar10", "python", train, test)
+        (tmp_path / str(seed)).mkdir()
+        archive = data_fixtures.write_folder(tmp_path / str(seed), "cifar10", "python", files)
+        args = runs.arguments(tmp_path / "run", fields | {"dataset.archive": archive})
+        endings.append(runs.run(args, tmp_path / "log"))
+        if seed == 1:
+            before = runs.digests(tmp_path / "run" / "checkpoints")
+    assert endings[0].status == 0, endings[0].output
+    assert endings[1].status == 1
+    assert "the data set is not the one that the run" in endings[1].output
+    assert "Traceback" not in endings[1].output
+    assert runs.digests(tmp_path / "run" / "checkpoints") == before
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(some_state(3), {"history": []}, None)
+        checkpoints.wait()
+        restored, _ = checkpoints.restore(some_state(0))
+        np.testing.assert_array_equal(restored.params["head"]["kernel"], np.full((2, 3), 3.0))
+        assert int(restored.step) == 3
+        with pytest.raises(UserError, match="another model or optimizer: params/head/kernel"):
+            checkpoints.restore(some_state(0, width=4))
+        with pytest.raises(UserError, match="another model or optimizer: opt_state/momentum"):
+            checkpoints.restore(some_state(0).replace(opt_state={"momentum": np.float32(0)}))
+
+
+def test_a_checkpoint_holds_what_was_so_when_it_was_saved(tmp_path, monkeypatch):
+    changed, dumps = threading.Event(), json.dumps
+
+    def late(*args, **kwargs):
+        if threading.current_thread() is not threading.main_thread():
+            assert changed.wait(60)
+        return dumps(*args, **kwargs)
+
+    monkeypatch.setattr(json, "dumps", late)
+    progress = {"history": [{"epoch": 1}], "seconds": 5.0}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(some_state(7), progress, None)
+        # The run goes on while Orbax writes.
+        progress["history"].append({"epoch": 2})
+        progress["seconds"] = 0.0
+        changed.set()
+        checkpoints.wait()
+        _, restored = checkpoints.restore(some_state(0))
+    assert restored == {"history": [{"epoch": 1}], "seconds": 5.0}
