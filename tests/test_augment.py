@@ -119,9 +119,13 @@ def test_an_example_depends_on_its_place_and_the_step_alone():
     images = random_images(16, 8, 8, 3)
     images[1] = images[0]
 
-    def at(places, step=0):
+    @jax.jit
+    def augmented(step, places, images):
         key = jax.random.fold_in(jax.random.key(5), step)
-        return np.asarray(augment.augment(key, places, images[places], config, MEAN, STD))
+        return augment.augment(key, places, images, config, MEAN, STD)
+
+    def at(places, step=0):
+        return np.asarray(augmented(step, places, images[places]))
 
     whole = at(np.arange(16))
     halves = [at(np.arange(8)), at(np.arange(8, 16))]
