@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
         "predict": command_line.run_predict,
     }
     try:
-        if args.distributed or args.coordinator_address:
+        alone = args.num_processes is None and args.process_id is None
+        if args.distributed or args.coordinator_address or not alone:
             parallel.initialize(args.coordinator_address, args.num_processes, args.process_id)
         return modes[args.mode](args)
     except UserError as error:

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
-from cifar_jax import datasets, evaluate, files, inference, plots, predict, reports, train
+from cifar_jax import datasets, evaluate, files, inference, parallel, plots, predict, reports, train
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
 from configs import default
@@ -174,16 +174,9 @@ def _missing_config() -> UserError:
 
 def run_train(args) -> int:
     """--mode=train: a new run, or on with the one in --workdir; returns the exit status."""
-    config = args.config
-    if config is None:
-        if not args.workdir:
-            raise _missing_config()
-        config = files_of.read_config(args.workdir, default.get_config())
-    config_lib.validate(config, default.get_config())
-    workdir = args.workdir
-    if workdir:
-        files_of.check_recipe(workdir, config, default.get_config())
-        return train.train(config, workdir)
+    config = parallel.in_every_process(lambda: _config_to_train(args), "config")
+    if args.workdir:
+        return train.train(config, args.workdir)
     recipe = os.path.basename(flags.FLAGS["config"].config_filename.partition(":")[0])
     workdir = files_of.new_workdir(recipe.removesuffix(".py"))
     train.say(f"workdir: {workdir}")
@@ -194,6 +187,21 @@ def run_train(args) -> int:
         with contextlib.suppress(OSError):
             os.rmdir(workdir)
         raise
+
+
+def _config_to_train(args) -> ConfigDict:
+    """The config of --config or of --workdir, which is sound and fits the workdir."""
+    config = args.config
+    if config is None:
+        if not args.workdir:
+            raise _missing_config()
+        config = files_of.read_config(args.workdir, default.get_config())
+    config_lib.validate(config, default.get_config())
+    if args.workdir:
+        files_of.check_recipe(args.workdir, config, default.get_config())
+    elif parallel.has_others():
+        raise UserError("a run by several processes needs --workdir, the same for all")
+    return config
 
 
 def run_evaluate(args) -> int:

@@ -4,6 +4,7 @@ The state is replicated: every leaf has a leading axis of this process's devices
 once, whole, on every device. Mapped functions see one device and the axis name `AXIS`.
 """
 
+import socket
 import zlib
 
 import jax
@@ -19,6 +20,8 @@ AXIS = "batch"
 
 def initialize(coordinator_address, num_processes, process_id) -> None:
     """Joins the other processes of this run; what is None is taken from the cluster (Slurm)."""
+    if coordinator_address:
+        _check_address(coordinator_address, listens=process_id == 0)
     try:
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
@@ -26,6 +29,26 @@ def initialize(coordinator_address, num_processes, process_id) -> None:
             "could not join the other processes (give --coordinator_address, --num_processes and "
             f"--process_id, or start under Slurm): {str(error).splitlines()[0]}"
         ) from None
+
+
+def _check_address(address: str, listens: bool) -> None:
+    """Raises UserError for what makes JAX crash: no HOST:PORT, or a port that is taken."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"--coordinator_address={address} is not HOST:PORT, as 192.168.0.1:12345")
+    if listens:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise UserError(
+                f"--coordinator_address: cannot listen on port {port} ({error.strerror}): "
+                "choose another, the same for all processes"
+            ) from None
+
+
+def has_others() -> bool:
+    """Whether this process is one of several; does not start the devices, which takes seconds."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_main() -> bool:
@@ -55,7 +78,7 @@ def local_batch_size(batch_size: int) -> int:
 
 
 def places(local_batch_size: int):
-    """int32 [local_batch_size]: this device's places in the global batch, inside a mapped function."""
+    """int32 [local_batch_size]: this device's places in the global batch (when mapped)."""
     return jax.lax.axis_index(AXIS) * local_batch_size + jax.numpy.arange(local_batch_size)
 
 
@@ -100,7 +123,7 @@ def map_eval(function):
 
 def agree(*decisions: int) -> tuple[int, ...]:
     """The largest of each decision over all processes, so that all do the same."""
-    if jax.process_count() == 1:
+    if not has_others():
         return decisions
     gathered = multihost_utils.process_allgather(np.array(decisions))
     return tuple(int(x) for x in gathered.max(axis=0))
@@ -112,6 +135,8 @@ def in_every_process(function, name: str):
     The others would else wait for that one until they are killed, minutes later. The call may take
     much longer in one process than in another (a download). A name is used once.
     """
+    if not has_others():
+        return function()
     error, result = None, None
     try:
         result = function()
@@ -139,6 +164,6 @@ def barrier(name: str) -> None:
 
     For where one process may be late: in a collective of JAX, the others give up after 30 seconds.
     """
-    if jax.process_count() > 1:
+    if has_others():
         wait = ocp.multihost.get_barrier_sync_fn()
         wait(key=f"cifar_jax:{name}", timeout_ms=24 * 60 * 60 * 1000)

@@ -65,9 +65,12 @@ class Started:
     def wait(self) -> Ended:
         self._process.join(DEADLINE_SECONDS)
         if self._process.exitcode is None:
-            self._process.kill()
+            self.kill()
             raise TimeoutError(f"no end; it printed: {self._log.read_text()}")
         return Ended(self._process.exitcode, self._log.read_text())
+
+    def kill(self) -> None:
+        self._process.kill()
 
 
 class StartedPlainly:
