@@ -55,5 +55,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
     app.run(main, flags_parser=lambda argv: command_line.parse(argv, __doc__))

@@ -5,6 +5,7 @@ it restores on any number of devices, and the history of the epochs so far. The 
 one of the best epoch are kept.
 """
 
+import contextlib
 import copy
 import os
 
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cifar_jax import files
 from cifar_jax.errors import UserError
 from cifar_jax.state import TrainState
 from cifar_jax.workdir import CHECKPOINTS
@@ -71,12 +73,11 @@ class Checkpoints:
         self._policy.best_step = best_step
         # Orbax turns it into JSON in the background, when an epoch may have been added already.
         progress = copy.deepcopy(progress)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(progress)
-            ),
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(progress)
         )
+        with _refused(f"cannot save a checkpoint in {self._manager.directory}"):
+            self._manager.save(step, args=args)
 
     def has(self, step: int) -> bool:
         """Whether there is a checkpoint of this step."""
@@ -84,12 +85,11 @@ class Checkpoints:
 
     def read(self, step: int | None = None) -> tuple[dict[str, np.ndarray], dict]:
         """A step's checkpoint or the newest, as ({"params/head/kernel": array, ...}, progress)."""
-        restored = self._manager.restore(
-            self.latest_step() if step is None else step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
-            ),
-        )
+        step = self.latest_step() if step is None else step
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore())
+        path = self._manager.directory / str(step)
+        with _refused(f"cannot read {path} (delete that folder to go on from the one before)"):
+            restored = self._manager.restore(step, args=args)
         return restored["state"], restored["progress"]
 
     def restore(self, template: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
@@ -119,11 +119,23 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until the last save is committed."""
-        self._manager.wait_until_finished()
+        with _refused(f"cannot save a checkpoint in {self._manager.directory}"):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save and lets go of the folder."""
-        self._manager.close()
+        with _refused(f"cannot save a checkpoint in {self._manager.directory}"):
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def _refused(what: str):
+    """Says in a line what could not be done; Orbax and TensorStore have several errors for it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        # TensorStore's words go from the array to the file to what the system said.
+        raise UserError(f"{what}: {files.reason(error).rpartition(': ')[2]}") from error
 
 
 def _by_name(state: TrainState) -> dict[str, np.ndarray]:

@@ -1,6 +1,9 @@
 """What is kept of a run, what is refused, and that what is saved is as it was when it was saved."""
 
+import errno
 import json
+import os
+import shutil
 import threading
 
 import numpy as np
@@ -87,6 +90,35 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
             checkpoints.restore(some_state(0, width=4))
         with pytest.raises(UserError, match="another model or optimizer: opt_state/momentum"):
             checkpoints.restore(some_state(0).replace(opt_state={"momentum": np.float32(0)}))
+
+
+def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (3, 5):
+            checkpoints.save(some_state(step), {"history": []}, None)
+    folder = tmp_path / "checkpoints" / "5"
+    (folder / "progress" / "metadata").write_text('{"history": [')
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(UserError, match=f"cannot read {folder} ") as error:
+            checkpoints.restore(some_state(0))
+        assert "\n" not in str(error.value)
+    shutil.rmtree(folder)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, _ = checkpoints.restore(some_state(0))
+        assert int(restored.step) == 3
+
+
+def test_a_save_that_the_disk_refuses_is_told_in_one_line(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(os, "rename", full)
+    checkpoints.save(some_state(3), {"history": []}, None)
+    # What happens in the background is noticed at the next wait.
+    with pytest.raises(UserError, match=r"^cannot save a checkpoint in .*: No space left") as error:
+        checkpoints.wait()
+    assert "\n" not in str(error.value)
 
 
 def test_a_checkpoint_holds_what_was_so_when_it_was_saved(tmp_path, monkeypatch):
