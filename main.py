@@ -1,11 +1,13 @@
 """Trains, evaluates and predicts with small image classifiers in JAX.
 
+Usage:
   python main.py --config=configs/quickstart.py                    train, in a new folder under runs/
   python main.py --config=configs/resnet20_v2.py --config.seed=1   change any field of a recipe
   python main.py --workdir=runs/NAME                               go on with an interrupted run
   python main.py --mode=eval --workdir=runs/NAME                   test accuracy, per class
   python main.py --mode=predict --workdir=runs/NAME --image=frog.png --image=folder/
 
+Flags:
   --mode      train (default), eval or predict
   --config    a recipe; --config.FIELD=VALUE changes a field (configs/default.py explains each)
   --workdir   the folder of a run: made if it is not there, gone on with if it holds a run
@@ -52,6 +54,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted before training had begun: nothing was changed", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ def random_crop(keys, images, padding: int):
     """
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     offsets = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * padding + 1))(keys)
-    return jax.vmap(
-        lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:])
-    )(padded, offsets)
+    return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(
+        padded, offsets
+    )
 
 
 def random_flip(keys, images):

@@ -15,6 +15,7 @@ from cifar_jax import config as config_lib
 from cifar_jax import datasets, evaluate, files, inference, parallel, plots, predict, reports, train
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
+from cifar_jax.run import say
 from configs import default
 
 HELP = ("-h", "--help", "-help", "-?", "--helpfull", "--helpshort")
@@ -179,7 +180,7 @@ def run_train(args) -> int:
         return train.train(config, args.workdir)
     recipe = os.path.basename(flags.FLAGS["config"].config_filename.partition(":")[0])
     workdir = files_of.new_workdir(recipe.removesuffix(".py"))
-    train.say(f"workdir: {workdir}")
+    say(f"workdir: {workdir}")
     try:
         return train.train(config, workdir)
     except UserError:

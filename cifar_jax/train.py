@@ -4,36 +4,22 @@ A run that is interrupted at any moment and started again ends with the same bit
 stopped: the state alone decides what comes next, and what was reported is saved with it.
 """
 
-import dataclasses
 import os
-import platform
 import signal
-import statistics
 import time
-from importlib import metadata
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cifar_jax import (
-    __version__,
-    config as config_lib,
-    datasets,
-    evaluate,
-    models,
-    optimizer,
-    parallel,
-    plots,
-    reports,
-    steps,
-    weights,
-    workdir as files_of,
-)
+from cifar_jax import config as config_lib
+from cifar_jax import datasets, evaluate, parallel, reports, run_report, steps, weights
+from cifar_jax import workdir as files_of
 from cifar_jax.checkpoint import Checkpoints
 from cifar_jax.errors import UserError
-from cifar_jax.inference import inference_weights
-from cifar_jax.state import TrainState, create_state, inference_variables, init_variables
+from cifar_jax.run import Run, create_run, describe_data, first_state, say, state_shapes
+from cifar_jax.run_report import best_epoch
+from cifar_jax.state import TrainState, inference_variables
 
 # Between two drawings of history.png.
 PLOT_SECONDS = 30.0
@@ -103,21 +89,6 @@ class Pace:
         return self._steps * self._batch_size / self._seconds if self._seconds else 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What the loop works with and does not change."""
-
-    config: ConfigDict
-    workdir: str
-    dataset: datasets.Dataset
-    task: steps.Task
-    schedule: object
-    steps_per_epoch: int
-
-    def path(self, name: str) -> str:
-        return os.path.join(self.workdir, name)
-
-
 def train(config: ConfigDict, workdir: str) -> int:
     """Trains the recipe in a folder, from its newest checkpoint if there is one.
 
@@ -146,59 +117,21 @@ def prepare(config: ConfigDict, workdir: str) -> tuple[Run, TrainState | None]:
     return run, first_state(run) if not files_of.has_run(workdir) else None
 
 
-def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> Run:
-    """Model, optimizer and schedule for a data set."""
-    per_epoch = steps.steps_per_epoch(len(dataset.train.images), config.batch_size)
-    if not per_epoch:
-        raise UserError(
-            f"batch_size {config.batch_size} is larger than the training set of "
-            f"{len(dataset.train.images)} examples"
-        )
-    schedule = optimizer.learning_rate_schedule(config.lr_schedule, config.num_epochs, per_epoch)
-    model = models.create_model(
-        config.model.name,
-        len(dataset.class_names),
-        axis_name=parallel.AXIS,
-        sync_batch_norm=config.sync_batch_norm,
-        **config_lib.model_options(config),
-    )
-    task = steps.Task(
-        model=model,
-        optimizer=optimizer.create_optimizer(config.optimizer, schedule),
-        config=config,
-        num_classes=len(dataset.class_names),
-        mean=dataset.mean,
-        std=dataset.std,
-    )
-    return Run(config, workdir, dataset, task, schedule, per_epoch)
-
-
-def first_state(run: Run) -> TrainState:
-    """The state before the first step: from `init_from` where that is set, else from scratch."""
-    config = run.config
-    variables = init_variables(run.task.model, config.seed, config.dataset.image_size)
-    if config.init_from:
-        path = config.init_from
-        if os.path.isdir(path):
-            path = os.path.join(path, files_of.BEST_WEIGHTS)
-        variables, notes = weights.init_from(variables, weights.load(path))
-        variables.setdefault("batch_stats", {})
-        say(f"starting from the weights in {path}")
-        for note in notes:
-            say(f"  {note}")
-    return create_state(variables, run.task.optimizer, ema=bool(config.ema_decay))
-
-
 def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | None):
     """Resume first, else `init_from`, else scratch: (state with host leaves, progress)."""
     data = describe_data(run.dataset)
     if checkpoints.latest_step() is None:
+        if os.path.exists(run.path(files_of.METRICS)):
+            raise UserError(
+                f"{run.workdir} has trained epochs but its checkpoints are gone: use a new --workdir"
+                f" (with --config.init_from={run.workdir} to start from its best weights)"
+            )
         if fresh is None:
             say("no checkpoint was saved yet: starting from the beginning")
             fresh = first_state(run)
-        draw_first_batch(run)
+        run_report.draw_first_batch(run)
         return fresh, {"history": [], "seconds": 0.0, "data": data}
-    template = jax.eval_shape(lambda: first_template(run))
+    template = state_shapes(run)
     state, progress = checkpoints.restore(template)
     if progress["data"] != data:
         raise UserError(
@@ -210,28 +143,11 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     return state, progress
 
 
-def first_template(run: Run) -> TrainState:
-    """The shapes of a state, for tracing."""
-    variables = init_variables(run.task.model, 0, run.config.dataset.image_size)
-    return create_state(variables, run.task.optimizer, ema=bool(run.config.ema_decay))
-
-
-def describe_data(dataset: datasets.Dataset) -> dict:
-    """What the meaning of the weights depends on, as JSON values."""
-    return {
-        "name": dataset.name,
-        "class_names": list(dataset.class_names),
-        "mean": [float(x) for x in dataset.mean],
-        "std": [float(x) for x in dataset.std],
-        "train_examples": len(dataset.train.images),
-    }
-
-
 def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption) -> int:
     """Runs the epochs that are left; returns the exit status."""
     config, per_epoch = run.config, run.steps_per_epoch
     history = progress["history"]
-    write_history(run, history)
+    run_report.write_history(run, history)
     train_steps = steps.train_steps(run.task)
     eval_sums = steps.eval_sums(run.task)
     splits = {"val": run.dataset.validation, "test": run.dataset.test}
@@ -256,8 +172,8 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption)
         position = step - (epoch - 1) * per_epoch
         pace.new_epoch()
 
-        def pause():
-            due = time.perf_counter() - last_save > 60 * config.checkpoint_minutes
+        def pause():  # Called only while this iteration lasts.
+            due = time.perf_counter() - last_save > 60 * config.checkpoint_minutes  # noqa: B023
             return any(parallel.agree(int(due), interruption.signal))
 
         with reports.Progress(epoch, config.num_epochs, per_epoch, position) as bar:
@@ -268,6 +184,7 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption)
                 if position < per_epoch:
                     progress["seconds"] = time.perf_counter() - start
                     host_state = parallel.unreplicate(state)
+                    check_finite(run, host_state.metrics, host_state.params)
                     best = best_epoch(history)
                     checkpoints.save(host_state, progress, best and best["step"])
                     last_save = time.perf_counter()
@@ -282,7 +199,7 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption)
         }
         host_state = parallel.unreplicate(state)
         step = int(host_state.step)
-        check_finite(run, host_state.metrics, results)
+        check_finite(run, host_state.metrics, host_state.params, results)
         seconds = time.perf_counter() - start
         history.append(epoch_entry(run, host_state, results, seconds, pace))
         progress["seconds"] = 0.0
@@ -292,9 +209,9 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption)
             reports.write_metrics(run.path(files_of.METRICS), history)
             tensorboard.add(history[-1])
             if best_epoch(history)["epoch"] == epoch:
-                export_best(run, host_state, history)
+                run_report.export_best(run, host_state, history)
             if time.perf_counter() - last_plot > PLOT_SECONDS:
-                draw_history(run, history)
+                run_report.draw_history(run, history)
                 last_plot = time.perf_counter()
             say(reports.epoch_line(history[-1], config.num_epochs))
         if epoch < config.num_epochs and stop_signal(interruption):
@@ -311,7 +228,7 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption)
             )
         }
     if parallel.is_main():
-        finish(run, history, results["test"])
+        run_report.finish(run, history, results["test"])
     return 0
 
 
@@ -341,7 +258,7 @@ def watch(run: Run, dispatch, pace: Pace, bar) -> None:
     metrics, position, count, start = dispatch
     metrics = parallel.unreplicate(metrics)
     pace.ended(count, start)
-    check_finite(run, metrics, {})
+    check_finite(run, metrics)
     examples = position * run.config.batch_size
     bar.update(
         position,
@@ -351,18 +268,20 @@ def watch(run: Run, dispatch, pace: Pace, bar) -> None:
     )
 
 
-def check_finite(run: Run, metrics, results) -> None:
-    """Raises UserError if training or evaluation met a loss or gradient that is not finite."""
+def check_finite(run: Run, metrics, params=(), results=None) -> None:
+    """Raises UserError if a loss, a gradient or a weight is not finite."""
     where = None
     if int(metrics.failed_step) >= 0:
         where = f"at step {int(metrics.failed_step)}"
-    elif any(not np.isfinite(result.loss) for result in results.values()):
+    elif not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        where = "in the weights"
+    elif any(not np.isfinite(result.loss) for result in (results or {}).values()):
         where = "in evaluation"
     if where:
         raise UserError(
-            f"training stopped: the loss or its gradient is not finite {where}; the last good "
-            f"checkpoint in {run.workdir} is as it was; try a lower lr_schedule.learning_rate, a "
-            "warm-up or optimizer.clip_norm in a new workdir"
+            f"training stopped: the loss or its gradient is not finite {where}; what was saved in "
+            f"{run.workdir} is as it was; try a lower lr_schedule.learning_rate, a warm-up or "
+            "optimizer.clip_norm in a new workdir"
         )
 
 
@@ -383,30 +302,6 @@ def epoch_entry(run: Run, state: TrainState, results, seconds: float, pace: Pace
     return entry | {"seconds": seconds, "images_per_second": speed}
 
 
-def best_epoch(history: list[dict]) -> dict | None:
-    """The first epoch of the highest validation accuracy, or test accuracy without a validation split."""
-    if not history:
-        return None
-    split = "val" if "val_accuracy" in history[0] else "test"
-    entry = max(history, key=lambda entry: entry[f"{split}_accuracy"])
-    return {
-        "epoch": entry["epoch"],
-        "step": entry["step"],
-        "chosen_on": "validation" if split == "val" else "test",
-        "accuracy": entry[f"{split}_accuracy"],
-        "test_accuracy": entry["test_accuracy"],
-    }
-
-
-def export_best(run: Run, state: TrainState, history: list[dict]) -> None:
-    """Writes best.safetensors from the state of the best epoch."""
-    if parallel.is_main():
-        best = best_epoch(history)
-        data, variables = describe_data(run.dataset), inference_variables(state)
-        exported = inference_weights(run.config, data, variables, best["epoch"], best)
-        weights.save(run.path(files_of.BEST_WEIGHTS), exported)
-
-
 def mend_best(run: Run, checkpoints: Checkpoints, history: list[dict]) -> None:
     """Makes best.safetensors tell of the history's best epoch.
 
@@ -423,9 +318,9 @@ def mend_best(run: Run, checkpoints: Checkpoints, history: list[dict]) -> None:
     # Every process takes part in reading a checkpoint.
     (stale,) = parallel.agree(int(exported != best["epoch"]))
     if stale and checkpoints.has(best["step"]):
-        template = jax.eval_shape(lambda: first_template(run))
+        template = state_shapes(run)
         state, _ = checkpoints.restore(template, best["step"])
-        export_best(run, state, history)
+        run_report.export_best(run, state, history)
 
 
 def stop_signal(interruption: Interruption) -> int:
@@ -441,76 +336,3 @@ def leave(run: Run, checkpoints: Checkpoints, interruption: Interruption) -> int
     say(f"{name}: saved at step {checkpoints.latest_step()}; to go on, run the same with")
     say(f"  --workdir={run.workdir}")
     return 128 + interruption.signal
-
-
-def draw_first_batch(run: Run) -> None:
-    """Writes a picture of the first training batch, augmented, as the network gets it."""
-    if not parallel.is_main():
-        return
-    split, config = run.dataset.train, run.config
-    places = np.arange(min(64, config.batch_size), dtype=np.int32)
-
-    @jax.jit
-    def first(data):
-        order = steps.epoch_order(config.seed, 0, len(data[0]))
-        return steps.training_batch(run.task, data, order, 0, places)
-
-    images, labels, _ = jax.device_get(first((split.images, split.labels)))
-    names = [run.dataset.class_names[label] for label in labels]
-    path = run.path(files_of.FIRST_BATCH)
-    plots.plot_batch(path, images, names, run.dataset.mean, run.dataset.std)
-
-
-def draw_history(run: Run, history) -> None:
-    title = f"{run.config.model.name} on {run.dataset.name}"
-    plots.plot_history(run.path(files_of.HISTORY_PLOT), history, title)
-
-
-def write_history(run: Run, history) -> None:
-    """Makes metrics.jsonl say what the state says: no line of an epoch that is to be run again."""
-    if parallel.is_main() and history:
-        reports.write_metrics(run.path(files_of.METRICS), history)
-
-
-def finish(run: Run, history, result: evaluate.Result) -> None:
-    """Writes the report and the plots, and says how it went."""
-    best = best_epoch(history)
-    draw_history(run, history)
-    plots.plot_confusion(
-        run.path(files_of.confusion_plot("latest")), result.confusion, run.dataset.class_names
-    )
-    variables = jax.eval_shape(lambda: first_template(run)).params
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    report = {
-        "format": 1,
-        "model": run.config.model.name,
-        "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables)),
-        "dataset": describe_data(run.dataset),
-        "final": history[-1],
-        "best": best,
-        "test": result.to_dict(),
-        "seconds": sum(entry["seconds"] for entry in history),
-        "images_per_second": statistics.median(entry["images_per_second"] for entry in history),
-        "device": parallel.describe(),
-        "versions": {
-            "cifar_jax": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
-    }
-    reports.write_json(run.path(files_of.REPORT), report)
-    names = (
-        files_of.METRICS,
-        files_of.REPORT,
-        files_of.HISTORY_PLOT,
-        files_of.confusion_plot("latest"),
-        files_of.BEST_WEIGHTS,
-        files_of.CHECKPOINTS,
-    )
-    say(reports.summary(history, best, [run.path(name) for name in names]))
-
-
-def say(line: str) -> None:
-    """Prints a line, in the main process only, at once."""
-    if parallel.is_main():
-        print(line, flush=True)

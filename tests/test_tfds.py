@@ -183,6 +183,17 @@ def test_a_set_that_is_not_prepared_gets_a_line_and_no_network(config, monkeypat
     assert "mnist is not prepared in" in message
     assert config.data_dir in message
     assert "config.dataset.data_dir" in message
+    config.name = "cifr100"
+    assert "did you mean cifar100?" in message_of(config)
+
+
+def test_a_data_dir_inside_the_root_gets_the_root_named(config):
+    root = Path(config.data_dir)
+    folder, _ = write_small(root)
+    config.name = "small"
+    for inside in (folder, folder.parent):
+        config.data_dir = str(inside)
+        assert f"set config.dataset.data_dir={root}." in message_of(config)
 
 
 def test_folders_that_do_not_serve_get_one_line(config):

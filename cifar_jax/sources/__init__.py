@@ -3,6 +3,9 @@
 `locate` decides which, by the config alone, and makes sure that the images are on this machine.
 """
 
+import difflib
+from pathlib import Path
+
 from cifar_jax.errors import UserError
 from cifar_jax.sources import tfds_prepare
 from cifar_jax.sources.archives import archive_source
@@ -40,16 +43,23 @@ def _locate(name: str, config) -> Source:
     return folder_source(_prepared_folder(name, config.data_dir), config.labels, config.image_size)
 
 
-def _prepared_folder(name: str, data_dir: str):
+def _prepared_folder(name: str, data_dir: str) -> Path:
     root = data_root(data_dir)
     folder = find_prepared(root, name)
     if folder is not None:
         return folder
+    for parent in (root.parent, root.parent.parent):
+        folder = find_prepared(parent, name)
+        if folder is not None and root in (folder, folder.parent):
+            raise UserError(f"{root} is one data set; set config.dataset.data_dir={parent}.")
     if name not in tfds_prepare.NAMES:
+        here = [path.name for path in root.iterdir()] if root.is_dir() else []
+        close = difflib.get_close_matches(name, [*tfds_prepare.NAMES, "digits", *here], n=1)
+        hint = f"did you mean {close[0]}? Else " if close else ""
         raise UserError(
             f"{name} is not prepared in {root}, and only {' and '.join(tfds_prepare.NAMES)} are "
-            "downloaded; prepare it with TensorFlow Datasets and set config.dataset.data_dir to "
-            "the folder that holds it, or choose another config.dataset.name."
+            f"downloaded; {hint}prepare it with TensorFlow Datasets and set "
+            "config.dataset.data_dir to the folder that holds it."
         )
     try:
         tfds_prepare.prepare(name, root)

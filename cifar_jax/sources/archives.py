@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_jax.errors import UserError
-from cifar_jax.files import reason
+from cifar_jax.files import check_regular_file, reason
 from cifar_jax.sources.source import Images, Source, files_version, resize_all
 
 # In the order of the labels; for prepared folders that do not tell.
@@ -170,6 +170,7 @@ def _find(path: Path, dataset: str) -> Path:
     if not path.exists():
         raise UserError(f"config.dataset.archive={path} does not exist.")
     if not path.is_dir():
+        check_regular_file(path)
         return path
     if any((path / name).is_file() for layout in LAYOUTS for name in layout.files):
         return path

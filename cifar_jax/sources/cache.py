@@ -75,4 +75,6 @@ def _write(path: Path, identity: str, images: Images) -> None:
         with atomic_path(path) as part, open(part, "wb") as file:
             np.savez(file, header=np.array(header), **arrays)
     except (OSError, UserError) as error:
-        _log.warning("Decoded images are not kept for the next start: %s.", reason(error))
+        _log.warning(
+            "Decoded images are not kept in %s for the next start: %s.", path.parent, reason(error)
+        )

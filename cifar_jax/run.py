@@ -1,0 +1,101 @@
+"""A run: its recipe, data, model and optimizer, and the state that it starts from."""
+
+import dataclasses
+import os
+
+import jax
+from ml_collections import ConfigDict
+
+from cifar_jax import config as config_lib
+from cifar_jax import datasets, models, optimizer, parallel, steps, weights
+from cifar_jax import workdir as files_of
+from cifar_jax.errors import UserError
+from cifar_jax.state import TrainState, create_state, init_variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the loop works with and does not change."""
+
+    config: ConfigDict
+    workdir: str
+    dataset: datasets.Dataset
+    task: steps.Task
+    schedule: object
+    steps_per_epoch: int
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.workdir, name)
+
+
+def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> Run:
+    """Model, optimizer and schedule for a data set."""
+    per_epoch = steps.steps_per_epoch(len(dataset.train.images), config.batch_size)
+    if not per_epoch:
+        raise UserError(
+            f"batch_size {config.batch_size} is larger than the training set of "
+            f"{len(dataset.train.images)} examples"
+        )
+    schedule = optimizer.learning_rate_schedule(config.lr_schedule, config.num_epochs, per_epoch)
+    model = models.create_model(
+        config.model.name,
+        len(dataset.class_names),
+        axis_name=parallel.AXIS,
+        sync_batch_norm=config.sync_batch_norm,
+        **config_lib.model_options(config),
+    )
+    task = steps.Task(
+        model=model,
+        optimizer=optimizer.create_optimizer(config.optimizer, schedule),
+        config=config,
+        num_classes=len(dataset.class_names),
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+    return Run(config, workdir, dataset, task, schedule, per_epoch)
+
+
+def first_state(run: Run) -> TrainState:
+    """The state before the first step: from `init_from` where that is set, else from scratch."""
+    config = run.config
+    variables = init_variables(run.task.model, config.seed, config.dataset.image_size)
+    if config.init_from:
+        path = config.init_from
+        if os.path.isdir(path):
+            path = os.path.join(path, files_of.BEST_WEIGHTS)
+        try:
+            variables, notes = weights.init_from(variables, weights.load(path))
+        except UserError as error:
+            raise UserError(f"config.init_from: {error}") from None
+        variables.setdefault("batch_stats", {})
+        say(f"starting from the weights in {path}")
+        for note in notes:
+            say(f"  {note}")
+    return create_state(variables, run.task.optimizer, ema=bool(config.ema_decay))
+
+
+def state_shapes(run: Run) -> TrainState:
+    """A state with shapes and dtypes in the place of arrays."""
+    return jax.eval_shape(lambda: _any_state(run))
+
+
+def _any_state(run: Run) -> TrainState:
+    variables = init_variables(run.task.model, 0, run.config.dataset.image_size)
+    return create_state(variables, run.task.optimizer, ema=bool(run.config.ema_decay))
+
+
+def describe_data(dataset: datasets.Dataset) -> dict:
+    """What the meaning of the weights depends on, as JSON values."""
+    return {
+        "name": dataset.name,
+        "class_names": list(dataset.class_names),
+        "mean": [float(x) for x in dataset.mean],
+        "std": [float(x) for x in dataset.std],
+        "train_examples": len(dataset.train.images),
+    }
+
+
+def say(line: str) -> None:
+    """Prints a line, in the main process only, at once."""
+    if parallel.is_main():
+        print(line, flush=True)

@@ -1,0 +1,23 @@
+"""Two 5x5 convolutions with stride 2 on CIFAR-100.
+
+  python main.py --config=configs/cifar100/cnn_stride.py
+
+Not yet measured here.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.dataset.name = "cifar100"
+    config.augment.crop_padding = 0
+    config.augment.flip = False
+    config.model.name = "cnn"
+    config.model.downsample = "stride"
+    config.num_epochs = 30
+    config.optimizer.name = "adam"
+    config.optimizer.weight_decay = 0.0
+    config.lr_schedule.name = "constant"
+    config.lr_schedule.learning_rate = 0.001
+    return config
