@@ -10,7 +10,7 @@ decay 1e-4, crop and flip. The tutorial's 240 epochs with 80 and 160 are two ove
 Published by GluonCV's model zoo (CIFAR10 table): 90.8 %, with mixup 91.3 %. Not yet measured here in full.
 
 Measured on a JPEG copy of CIFAR-10 with 2 epochs, a cosine from 0.1 and weight decay 5e-4 (two CPU
-cores, seed 0): @R20@.
+cores, seed 0): 68.0 % after the last epoch, 147 and 191 images per second.
 """
 
 from configs import default
