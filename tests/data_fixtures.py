@@ -1,6 +1,6 @@
 """Small data sets of random images in every form that the project reads, made by plain means.
 
-Nothing here uses the code under test: archives are written with pickle, NumPy and tarfile, prepared
+No data are made by the code under test: archives are written with pickle, NumPy and tarfile, prepared
 folders by TensorFlow Datasets itself.
 """
 
@@ -8,11 +8,16 @@ import dataclasses
 import io
 import json
 import pickle
+import socket
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from cifar_jax import datasets
+from cifar_jax.errors import UserError
 
 CIFAR10_NAMES = [
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -187,3 +192,38 @@ def set_info(folder: Path, **fields) -> None:
     """Change fields of a prepared folder's description."""
     path = folder / "dataset_info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+class Calls:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def forbid_network(monkeypatch) -> None:
+    """Refuse every address but the loopback and resolve no name."""
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+    def only_loopback(self, address):
+        assert address[0] == "127.0.0.1", f"a connection to {address} was tried"
+        return connect(self, address)
+
+    def resolve(host, *arguments, **named):
+        if host != "127.0.0.1":
+            raise socket.gaierror(-2, "Name or service not known")
+        return getaddrinfo(host, *arguments, **named)
+
+    monkeypatch.setattr(socket.socket, "connect", only_loopback)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def error_line(config) -> str:
+    """The one line that loading `config` (the `dataset` part) is refused with."""
+    with pytest.raises(UserError) as error:
+        datasets.load(config, seed=0)
+    assert "\n" not in str(error.value)
+    return str(error.value)
