@@ -121,7 +121,8 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     """Resume first, else `init_from`, else scratch: (state with host leaves, progress)."""
     data = describe_data(run.dataset)
     if checkpoints.latest_step() is None:
-        if os.path.exists(run.path(files_of.METRICS)):
+        # After one epoch its first checkpoint may still have been on the way; after two it was there.
+        if files_of.epochs_reported(run.workdir) > 1:
             raise UserError(
                 f"{run.workdir} has trained epochs but its checkpoints are gone: use a new --workdir"
                 f" (with --config.init_from={run.workdir} to start from its best weights)"

@@ -63,6 +63,15 @@ def read_config(workdir: str, default: ConfigDict) -> ConfigDict:
         raise UserError(f"{path}: {error}") from None
 
 
+def epochs_reported(workdir: str) -> int:
+    """Lines of metrics.jsonl."""
+    try:
+        with open(os.path.join(workdir, METRICS), "rb") as file:
+            return sum(1 for _ in file)
+    except FileNotFoundError:
+        return 0
+
+
 def check_recipe(workdir: str, config: ConfigDict, default: ConfigDict) -> None:
     """Raises UserError if the folder holds a run of another recipe or is none; touches nothing."""
     if os.path.exists(workdir) and not os.path.isdir(workdir):

@@ -46,6 +46,18 @@ def test_newest_two_and_best_are_kept(tmp_path):
     assert json.loads((tmp_path / "run" / "report.json").read_text())["best"]["epoch"] == 1
 
 
+def test_a_run_whose_checkpoints_are_gone_does_not_start_over(tmp_path):
+    args = runs.arguments(tmp_path / "run", FIELDS | {"num_epochs": 2})
+    assert runs.run(args, tmp_path / "log").status == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = runs.digests(tmp_path / "run")
+    ended = runs.run(args, tmp_path / "log")
+    assert ended.status == 1
+    assert "its checkpoints are gone" in ended.output
+    after = runs.digests(tmp_path / "run")
+    assert {name: after[name] for name in before} == before
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(tmp_path):
     fields = FIELDS | {"num_epochs": 1, "lr_schedule.factor": 1e30}
     assert runs.run(runs.arguments(tmp_path / "run", fields), tmp_path / "log").status == 0
