@@ -2,7 +2,7 @@
 
   python main.py --config=configs/quickstart.py
 
-Measured (two CPU cores, three seeds): 99.2 to 99.7 % of the 360 test digits after the last epoch.
+Measured (two CPU cores, seeds 0, 1, 2): 99.2, 99.2 and 99.4 % of the 360 test digits after the last epoch.
 """
 
 from configs import default
