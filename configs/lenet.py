@@ -6,7 +6,7 @@ Batch 4, SGD 0.001 with momentum 0.9, no augmentation, pixels scaled to [-1, 1],
 https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html.
 
 Measured on a JPEG copy of CIFAR-10 (two CPU cores; test accuracy after the last epoch): 51.6, 57.2 and
-54.1 % for seeds 0, 1 and 2, 40 s each on an idle machine. PyTorch 2.13 with the same images and
+54.1 % for seeds 0, 1 and 2, 40 to 60 s each. PyTorch 2.13 with the same images and
 recipe: 53.5 and 54.0 % (two seeds).
 """
 
