@@ -60,6 +60,14 @@ def random_keys(seed: int) -> dict:
     return {name: jax.random.fold_in(root, i) for i, name in enumerate(("init", "order", "step"))}
 
 
+def step_keys(seed: int, step) -> dict:
+    """The keys of one training step, the same on every device."""
+    key = jax.random.fold_in(random_keys(seed)["step"], step)
+    return {
+        name: jax.random.fold_in(key, i) for i, name in enumerate(("augment", "mixup", "dropout"))
+    }
+
+
 def init_variables(model: nn.Module, seed: int, image_size: int) -> dict:
     """Fresh {"params", "batch_stats"} for images [batch, image_size, image_size, 3]."""
     images = jnp.zeros((1, image_size, image_size, 3))

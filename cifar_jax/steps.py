@@ -14,7 +14,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from cifar_jax import augment, parallel
-from cifar_jax.state import EpochMetrics, TrainState, random_keys
+from cifar_jax.state import EpochMetrics, TrainState, random_keys, step_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +68,19 @@ def training_batch(task: Task, data, order, step, places):
     images, labels = data
     batch_size = config.batch_size
     start = step % steps_per_epoch(len(images), batch_size) * batch_size
-    key = jax.random.fold_in(random_keys(config.seed)["step"], step)
-    augment_key, mixup_key = (jax.random.fold_in(key, i) for i in range(2))
+    keys = step_keys(config.seed, step)
 
     def examples(places):
         index = order[start + places]
         pixels = augment.augment(
-            augment_key, places, images[index], config.augment, task.mean, task.std
+            keys["augment"], places, images[index], config.augment, task.mean, task.std
         )
         return pixels, labels[index], jax.nn.one_hot(labels[index], task.num_classes)
 
     pixels, label, target = examples(places)
     if config.augment.mixup:
         # A partner anywhere in the global batch is made again here, from its own place's key.
-        partner, share = augment.mixup_pairs(mixup_key, batch_size, config.augment.mixup)
+        partner, share = augment.mixup_pairs(keys["mixup"], batch_size, config.augment.mixup)
         other_pixels, other_label, other_target = examples(partner[places])
         pixels = share * pixels + (1 - share) * other_pixels
         target = share * target + (1 - share) * other_target
@@ -95,8 +94,6 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
     config = task.config
     local = parallel.local_batch_size(config.batch_size)
     images, labels, targets = training_batch(task, data, order, state.step, parallel.places(local))
-    step_key = jax.random.fold_in(random_keys(config.seed)["step"], state.step)
-    dropout_key = jax.random.fold_in(step_key, 2)
 
     def loss_fn(params):
         logits, updated = task.model.apply(
@@ -104,7 +101,7 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
             images,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+            rngs={"dropout": step_keys(config.seed, state.step)["dropout"]},
         )
         loss = optax.softmax_cross_entropy(logits, targets).mean()
         return loss, (logits, updated.get("batch_stats", {}))
