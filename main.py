@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted before training had begun: nothing was changed", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
 
 

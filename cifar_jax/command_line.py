@@ -183,7 +183,7 @@ def run_train(args) -> int:
     say(f"workdir: {workdir}")
     try:
         return train.train(config, workdir)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         # A folder in which nothing was begun, as when the data are not there, is not left behind.
         with contextlib.suppress(OSError):
             os.rmdir(workdir)

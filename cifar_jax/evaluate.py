@@ -4,9 +4,9 @@ import dataclasses
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from cifar_jax import parallel, steps
-from cifar_jax.config import ConfigDict
 from cifar_jax.models import create_model
 from cifar_jax.weights import Weights
 

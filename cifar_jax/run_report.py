@@ -62,7 +62,7 @@ def draw_history(run: Run, history) -> None:
 
 
 def write_history(run: Run, history) -> None:
-    """Makes metrics.jsonl say what the state says: no line of an epoch that is to be run again."""
+    """Makes metrics.jsonl say what the state says: a line of each epoch, none of one to be run again."""
     if parallel.is_main() and history:
         reports.write_metrics(run.path(files_of.METRICS), history)
 

@@ -132,8 +132,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
             fresh = first_state(run)
         run_report.draw_first_batch(run)
         return fresh, {"history": [], "seconds": 0.0, "data": data}
-    template = state_shapes(run)
-    state, progress = checkpoints.restore(template)
+    state, progress = checkpoints.restore(state_shapes(run))
     if progress["data"] != data:
         raise UserError(
             f"the data set is not the one that the run in {run.workdir} was started with "
@@ -207,7 +206,7 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption)
         checkpoints.save(host_state, progress, best_epoch(history)["step"])
         last_save = time.perf_counter()
         if parallel.is_main():
-            reports.write_metrics(run.path(files_of.METRICS), history)
+            run_report.write_history(run, history)
             tensorboard.add(history[-1])
             if best_epoch(history)["epoch"] == epoch:
                 run_report.export_best(run, host_state, history)
@@ -271,18 +270,17 @@ def watch(run: Run, dispatch, pace: Pace, bar) -> None:
 
 def check_finite(run: Run, metrics, params=(), results=None) -> None:
     """Raises UserError if a loss, a gradient or a weight is not finite."""
-    where = None
+    wrong = None
     if int(metrics.failed_step) >= 0:
-        where = f"at step {int(metrics.failed_step)}"
+        wrong = f"the loss or its gradient is not finite at step {int(metrics.failed_step)}"
     elif not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        where = "in the weights"
+        wrong = "a weight is not finite"
     elif any(not np.isfinite(result.loss) for result in (results or {}).values()):
-        where = "in evaluation"
-    if where:
+        wrong = "the loss is not finite in evaluation"
+    if wrong:
         raise UserError(
-            f"training stopped: the loss or its gradient is not finite {where}; what was saved in "
-            f"{run.workdir} is as it was; try a lower lr_schedule.learning_rate, a warm-up or "
-            "optimizer.clip_norm in a new workdir"
+            f"training stopped: {wrong}; what was saved in {run.workdir} is as it was; try a lower "
+            "lr_schedule.learning_rate, a warm-up or optimizer.clip_norm in a new workdir"
         )
 
 
@@ -319,8 +317,7 @@ def mend_best(run: Run, checkpoints: Checkpoints, history: list[dict]) -> None:
     # Every process takes part in reading a checkpoint.
     (stale,) = parallel.agree(int(exported != best["epoch"]))
     if stale and checkpoints.has(best["step"]):
-        template = state_shapes(run)
-        state, _ = checkpoints.restore(template, best["step"])
+        state, _ = checkpoints.restore(state_shapes(run), best["step"])
         run_report.export_best(run, state, history)
 
 
