@@ -65,6 +65,8 @@ def get_config() -> ConfigDict:
     config.model.stem = config_dict.placeholder(str)
     # The 5x5 CNN: "stride" or "max_pool".
     config.model.downsample = config_dict.placeholder(str)
+    # ResNets and MobileNetV2: compute each block again in the backward pass, to save memory.
+    config.model.remat = config_dict.placeholder(bool)
 
     # Batch statistics over all devices (True) or of each device alone (False).
     config.sync_batch_norm = True

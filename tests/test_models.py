@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cifar_jax.errors import UserError
-from cifar_jax.models import HEAD, MODELS, OPTIONS, create_model, model_options
+from cifar_jax.models import HEAD, MODELS, OPTIONS, create_model, mobilenet_v2, model_options
 
 # One of each family; the others differ in depth alone.
 FAMILIES = ["linear", "mlp", "lenet", "cnn", "resnet8_v1", "resnet8_v2", "resnet18", "mobilenet_v2"]
@@ -118,6 +118,7 @@ def test_every_network_takes_the_options_that_it_names_and_no_others():
         "width": 0.5,
         "stem": "cifar",
         "downsample": "stride",
+        "remat": True,
     }
     assert set(values) == set(OPTIONS)
     for name in MODELS:
@@ -390,3 +391,55 @@ def test_mlp_drops_to_zero_or_to_the_limit_of_selu(activation, dropped):
     logits = apply({"params": params}, images, rngs={"dropout": jax.random.key(2)})
     # 2048 draws: the share's standard deviation is 0.011.
     assert abs(np.mean(np.isclose(logits, dropped, atol=1e-4)) - 0.5) < 0.05
+
+
+# --- Rematerialisation --------------------------------------------------------------------------
+
+
+def training_loss(model, variables):
+    """A function of the parameters to (a loss in training mode, the new statistics)."""
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+
+    def loss(params):
+        logits, updated = model.apply(
+            variables | {"params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(2)},
+        )
+        return jnp.sum(jnp.sin(logits)), updated
+
+    return loss
+
+
+@pytest.mark.parametrize("name", ["resnet8_v1", "resnet8_v2", "mobilenet_v2"])
+def test_remat_keeps_less_for_the_backward_pass(name, monkeypatch):
+    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3])  # Tracing takes time.
+    options = {"dropout": 0.5} if name == "mobilenet_v2" else {}
+    plain, remat = (create_model(name, 10, remat=on, **options) for on in (False, True))
+    variables = shapes_of(plain)
+    assert shapes_of(remat) == variables
+
+    def activations_kept(model):
+        def pull(variables):
+            loss = training_loss(model, variables)
+            return jax.vjp(loss, variables["params"], has_aux=True)[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(pull, variables))
+        return sum(math.prod(leaf.shape) for leaf in leaves if leaf.shape[:1] == (4,))
+
+    assert activations_kept(remat) < 0.5 * activations_kept(plain)
+
+
+def test_remat_gives_the_same_gradients_and_statistics():
+    plain, remat = (create_model("resnet8_v2", 10, remat=on) for on in (False, True))
+    variables = fast_jit(plain.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    results = [
+        fast_jit(jax.value_and_grad(training_loss(model, variables), has_aux=True))(
+            variables["params"]
+        )
+        for model in (plain, remat)
+    ]
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max())

@@ -38,7 +38,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 # Every option that any network has; what each takes is in the docstring of its class.
-OPTIONS = ("hidden_sizes", "activation", "batch_norm", "dropout", "width", "stem", "downsample")
+OPTIONS = (
+    "hidden_sizes",
+    "activation",
+    "batch_norm",
+    "dropout",
+    "width",
+    "stem",
+    "downsample",
+    "remat",
+)
 
 # float64 is for tests, and needs jax_enable_x64.
 DTYPES = ("float32", "bfloat16", "float64")

@@ -79,13 +79,15 @@ class MobileNetV2(nn.Module):
     """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
 
     `width` multiplies the channels, rounded to multiples of 8 (the last 1x1 convolution never has
-    fewer than 1280); `dropout` is that before the dense layer. Initialised as torchvision's: He-
+    fewer than 1280); `dropout` is that before the dense layer; `remat` computes the inside of each
+    block again in the backward pass instead of keeping it. Initialised as torchvision's: He-
     normal (fan out) convolutions without bias, dense kernel N(0, 0.01^2), bias zero.
     """
 
     num_classes: int
     width: float = 1.0
     dropout: float = 0.0
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     sync_batch_norm: bool = True
@@ -101,11 +103,13 @@ class MobileNetV2(nn.Module):
             axis_name=self.axis_name if self.sync_batch_norm else None,
         )
 
+        block = layers.remat(InvertedResidual) if self.remat else InvertedResidual
+
         x = conv(round_channels(32 * self.width), (3, 3), padding=1, name="stem_conv")(images)
         x = layers.relu6(norm(name="stem_bn")(x, train))
         for number, stage in enumerate(STAGES, start=1):
             for index in range(stage.blocks):
-                x = InvertedResidual(
+                x = block(
                     channels=round_channels(stage.channels * self.width),
                     stride=stage.stride if index == 0 else 1,
                     expand_ratio=stage.expand_ratio,

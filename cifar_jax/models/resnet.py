@@ -71,7 +71,8 @@ class ResNet(nn.Module):
     Stem, stages of blocks (each stage after the first has twice the channels and starts with
     stride 2), global average pooling, dense layer. `stem` is "cifar" (3x3, stride 1) or
     "imagenet" (7x7, stride 2, then 3x3 max pooling with stride 2). `width` multiplies `channels`,
-    those of the first stage. Convolutions have no bias and are He-normal (fan out), the dense layer
+    those of the first stage. `remat` computes the inside of each block again in the backward pass
+    instead of keeping it. Convolutions have no bias and are He-normal (fan out), the dense layer
     is U(-1/sqrt(fan_in), 1/sqrt(fan_in)), batch norms start at scale 1 and bias 0.
     """
 
@@ -81,6 +82,7 @@ class ResNet(nn.Module):
     version: int = 1
     stem: str = "cifar"
     width: float = 1.0
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     sync_batch_norm: bool = True
@@ -96,6 +98,7 @@ class ResNet(nn.Module):
             axis_name=self.axis_name if self.sync_batch_norm else None,
         )
         block = BlockV1 if self.version == 1 else BlockV2
+        block = layers.remat(block) if self.remat else block
         channels = max(1, round(self.channels * self.width))
 
         if self.stem == "imagenet":
