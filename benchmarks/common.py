@@ -1,0 +1,200 @@
+"""What the workers of both sides share: the job, the timing of steps, memory and images.
+
+Imports neither JAX nor PyTorch, so that each worker's memory is that of its own framework.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import resource
+import statistics
+import sys
+import time
+
+import numpy as np
+
+CLASSES = 10
+# CIFAR-10's, for the images that are made up.
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+# About so long one measured stretch of steps takes.
+STRETCH_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How PyTorch runs; `pytorch.py` chooses the fastest.
+
+    Attributes:
+      channels_last: the memory format of images and kernels.
+      threads: of a single operation.
+      optimizer: "fused" or "foreach", the implementation.
+      compile: the mode of torch.compile, "" for none.
+    """
+
+    channels_last: bool = False
+    threads: int = 1
+    optimizer: str = "fused"
+    compile: str = ""
+
+    def __str__(self):
+        words = ["channels_last" if self.channels_last else "contiguous", self.optimizer]
+        words.append(f"{self.threads} thread{'s' if self.threads > 1 else ''}")
+        return ", ".join([*words, *([f"compile {self.compile}"] if self.compile else [])])
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a worker is to do; it gets this as JSON.
+
+    Attributes:
+      task: the name of one of the worker's functions.
+      config: a whole recipe, as `ConfigDict.to_dict` gives it.
+      data: a folder with images.npy and labels.npy, as `save_images` leaves it.
+      mean, std: per channel, for pixels scaled to [0, 1].
+      device: "cpu" or "gpu".
+      threads: CPU cores that the worker may use.
+      seconds: how long to measure.
+      steps: in one measured stretch; 0: about a second's worth.
+      check_steps: the steps whose losses are compared.
+      reference: an .npz file with our first weights, batches and losses.
+      torch_compile: whether torch.compile may be chosen.
+      settings: PyTorch's.
+    """
+
+    task: str
+    config: dict
+    data: str
+    mean: tuple = MEAN
+    std: tuple = STD
+    device: str = "cpu"
+    threads: int = 1
+    seconds: float = 10.0
+    steps: int = 0
+    check_steps: int = 20
+    reference: str = ""
+    torch_compile: bool = False
+    settings: Settings = Settings()
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        fields = json.loads(text)
+        return cls(**fields | {"settings": Settings(**fields["settings"])})
+
+
+def run_worker(tasks) -> None:
+    """Does the job on the command line; its result is the last line on standard output, JSON."""
+    job = Job.from_json(sys.argv[1])
+    functions = {function.__name__: function for function in tasks}
+    print("\n" + json.dumps(functions[job.task](job)), flush=True)
+
+
+def measure(take, seconds: float, steps: int = 0) -> dict:
+    """Times `take(count)`, which takes `count` steps and waits for their end.
+
+    The first call, which compiles, is measured apart. Then stretches of `steps` steps (0: about a
+    second's worth) are measured until `seconds` have passed, three at least.
+
+    Returns:
+      {"first_call": seconds, "step": [seconds per step in each stretch], "memory": MiB at most since
+      the process began, "memory_after_first": MiB at most after the first call}
+    """
+    first_call = timed(take, 1)
+    reset_peak_memory()
+    if not steps:
+        steps = 1
+        while (spent := timed(take, steps)) < STRETCH_SECONDS / 2:
+            steps *= 4 if spent < STRETCH_SECONDS / 8 else 2
+        steps = max(1, round(steps * STRETCH_SECONDS / spent))
+    else:
+        timed(take, steps)
+    spent = []
+    while len(spent) < 3 or sum(spent) < seconds:
+        spent.append(timed(take, steps))
+    after = peak_memory()
+    return {
+        "first_call": first_call,
+        "step": [x / steps for x in spent],
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory_after_first": after,
+    }
+
+
+def timed(function, *args) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start
+
+
+def reset_peak_memory() -> None:
+    """Makes `peak_memory` count from now on."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def peak_memory() -> float:
+    """The most memory in MiB that the process had resident since `reset_peak_memory`."""
+    with open("/proc/self/status") as file:
+        (line,) = [line for line in file if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
+
+
+def matmul_rate(multiply, size: int) -> float:
+    """The most operations per second of `multiply()`, a product of two square matrices, in 10 runs."""
+    multiply()
+    return 2 * size**3 / min(timed(multiply) for _ in range(10))
+
+
+def matmul_size(device: str) -> int:
+    return 8192 if device == "gpu" else 2048
+
+
+def synthetic_images(count: int, size: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [count, size, size, 3] and labels int32 [count] that a network learns slowly.
+
+    Each class is a coarse, faint pattern of its own under noise, and three labels in ten are drawn at
+    random: losses neither run away, as with noise alone, nor vanish, as with what is soon learnt.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count, dtype=np.int32)
+    cell = math.ceil(size / 4)
+    coarse = rng.integers(0, 64, (CLASSES, 4, 4, 3), dtype=np.uint8)
+    patterns = coarse.repeat(cell, 1).repeat(cell, 2)[:, :size, :size]
+    images = rng.integers(0, 192, (count, size, size, 3), dtype=np.uint8)
+    for start in range(0, count, 1000):
+        part = slice(start, start + 1000)
+        images[part] += patterns[labels[part]]
+    wrong = rng.random(count) < 0.3
+    labels[wrong] = rng.integers(0, CLASSES, wrong.sum())
+    return images, labels
+
+
+def save_images(folder: str, images: np.ndarray, labels: np.ndarray) -> None:
+    np.save(os.path.join(folder, "images.npy"), images)
+    np.save(os.path.join(folder, "labels.npy"), labels.astype(np.int32))
+
+
+def load_images(folder: str) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(np.load(os.path.join(folder, f"{name}.npy")) for name in ("images", "labels"))
+
+
+def summary(values) -> str:
+    """ "median (lowest to highest)"."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{figure(middle)} ({figure(low)} to {figure(high)})"
+
+
+def figure(value: float) -> str:
+    """Three significant figures, without an exponent."""
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, digits):,.{max(digits, 0)}f}"
+
+
+def table(head: tuple[str, ...], rows: list[tuple]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

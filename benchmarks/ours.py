@@ -1,0 +1,147 @@
+"""The worker of our side: the project's own functions, called as `cifar_jax.train` calls them."""
+
+import json
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import common
+from cifar_jax import augment, parallel, run, steps
+from cifar_jax import config as config_lib
+from cifar_jax.datasets import Dataset, Split
+from cifar_jax.state import EpochMetrics, inference_variables
+from configs import default
+
+
+def create_run(job: common.Job) -> run.Run:
+    """The run of the job's recipe on its images."""
+    config = config_lib.from_json(json.dumps(job.config), default.get_config())
+    config_lib.validate(config, default.get_config())
+    parallel.check_batch_size(config.batch_size)
+    split = Split(*common.load_images(job.data))
+    names = tuple(str(i) for i in range(common.CLASSES))
+    dataset = Dataset("benchmark", split, split, None, names, tuple(job.mean), tuple(job.std))
+    return run.create_run(config, "", dataset)
+
+
+def train(job: common.Job) -> dict:
+    """Measures training: many steps per dispatch, on images that lie on the device."""
+    task_run = create_run(job)
+    split = task_run.dataset.train
+    data = parallel.place((split.images, split.labels))
+    train_steps = steps.train_steps(task_run.task)
+    state = parallel.replicate(run.first_state(task_run))
+
+    def take(count):
+        # Across the end of an epoch the order of this one goes on: no matter for the time.
+        nonlocal state
+        state, metrics = train_steps(state, data, np.int32(count))
+        failed = int(parallel.unreplicate(metrics).failed_step)
+        if failed >= 0:
+            raise FloatingPointError(f"the loss is not finite at step {failed}")
+
+    return common.measure(take, job.seconds, job.steps) | facts()
+
+
+def evaluate(job: common.Job) -> dict:
+    """Measures exact evaluation, as `cifar_jax.evaluate` does it; a step is a batch."""
+    task_run = create_run(job)
+    split, batch = task_run.dataset.train, task_run.config.eval_batch_size
+    variables = parallel.replicate(inference_variables(run.first_state(task_run)))
+    eval_sums = steps.eval_sums(task_run.task)
+
+    def evaluator(batches):
+        index = np.arange(batches * batch) % len(split.images)
+        data = parallel.place((split.images[index], split.labels[index]))
+        return lambda _=1: jax.block_until_ready(eval_sums(variables, data))
+
+    # A program is compiled for a number of images, so how many take a second is found first.
+    one = evaluator(1)
+    first_call, seconds = common.timed(one), common.timed(one)
+    batches = max(1, round(common.STRETCH_SECONDS / seconds))
+    measured = common.measure(evaluator(batches), job.seconds, 1)
+    measured["step"] = [seconds / batches for seconds in measured["step"]]
+    return measured | {"first_call": first_call} | facts()
+
+
+def reference_training(job: common.Job) -> dict:
+    """Writes the first weights, and the batches, learning rates and losses of the first steps."""
+    task_run = create_run(job)
+    task, split = task_run.task, task_run.dataset.train
+    places = np.arange(task_run.config.batch_size, dtype=np.int32)
+
+    @jax.jit
+    def batch_of(data, step):
+        epoch = step // task_run.steps_per_epoch
+        order = steps.epoch_order(task.config.seed, epoch, len(split.images))
+        images, labels, _ = steps.training_batch(task, data, order, step, places)
+        return images, labels
+
+    data = parallel.place((split.images, split.labels))
+    batches = [jax.device_get(batch_of(data, step)) for step in range(job.check_steps)]
+    train_steps = steps.train_steps(task)
+    zero = jax.device_get(EpochMetrics.zero())
+    first = run.first_state(task_run)
+    state, losses = parallel.replicate(first), []
+    for _ in range(job.check_steps):
+        # From zero each time: differences of sums would lose figures.
+        state = state.replace(metrics=parallel.replicate(zero))
+        state, metrics = train_steps(state, data, np.int32(1))
+        losses.append(float(parallel.unreplicate(metrics).loss))
+    rates = [float(task_run.schedule(step)) for step in range(job.check_steps)]
+    return write_reference(job, first, batches, losses, rates)
+
+
+def reference_evaluation(job: common.Job) -> dict:
+    """Writes the first weights, and the batches and losses of the first ones to be evaluated."""
+    task_run = create_run(job)
+    split, batch = task_run.dataset.train, task_run.config.eval_batch_size
+    first = run.first_state(task_run)
+    variables = parallel.replicate(inference_variables(first))
+    eval_sums = steps.eval_sums(task_run.task)
+    batches, losses = [], []
+    for start in range(0, job.check_steps * batch, batch):
+        index = np.arange(start, start + batch) % len(split.images)
+        images, labels = split.images[index], split.labels[index]
+        loss, _ = parallel.unreplicate(eval_sums(variables, parallel.place((images, labels))))
+        batches.append((augment.normalize(images, job.mean, job.std), labels))
+        losses.append(float(loss) / batch)
+    return write_reference(job, first, batches, losses, rates=[])
+
+
+def write_reference(job, first_state, batches, losses, rates) -> dict:
+    variables = {"params": first_state.params, "batch_stats": first_state.batch_stats}
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
+    images, labels = zip(*batches, strict=True)
+    np.savez(job.reference, **leaves, images=images, labels=labels, losses=losses, rates=rates)
+    return {"losses": losses}
+
+
+def matmul(job: common.Job) -> dict:
+    """The operations per second that a large matrix product reaches."""
+    size = common.matmul_size(job.device)
+    dtype = jnp.bfloat16 if job.device == "gpu" else jnp.float32
+    a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    rate = common.matmul_rate(lambda: product(a, b).block_until_ready(), size)
+    return {"matmul": rate} | facts()
+
+
+def facts() -> dict:
+    """Versions and device, and the most memory of a GPU in MiB."""
+    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return {
+        "versions": versions,
+        "device": parallel.describe(),
+        "gpu_memory": memory and memory / 2**20,
+    }
+
+
+if __name__ == "__main__":
+    common.run_worker([train, evaluate, reference_training, reference_evaluation, matmul])

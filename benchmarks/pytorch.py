@@ -1,0 +1,357 @@
+"""The worker of PyTorch's side: the same training, written as PyTorch does it fastest.
+
+Images lie on the device as one tensor, batches are cut and augmented by a few operations on the
+whole batch, and of memory formats, optimizer implementations, threads and torch.compile the fastest
+are used (`choose_settings`). The networks are those that the tests compare ours with.
+"""
+
+import contextlib
+import dataclasses
+import math
+import statistics
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import common
+from tests import torch_twins
+
+# Enough to tell settings apart that differ by more than a few per cent.
+TRIAL_SECONDS = 3.0
+
+
+def create_network(config: dict) -> nn.Module:
+    """The network of a recipe, from its config as a dictionary."""
+    options = {key: value for key, value in config["model"].items() if value is not None}
+    name, width = options["name"], options.get("width", 1.0)
+    classes, size = common.CLASSES, config["dataset"]["image_size"]
+    if name == "mlp":
+        sizes = options.get("hidden_sizes", (1024,))
+        return torch_twins.MLP(3 * size**2, classes, sizes, options.get("activation", "relu"))
+    if name == "lenet":
+        return torch_twins.LeNet(classes)
+    if name == "mobilenet_v2":
+        return torch_twins.MobileNetV2(classes, width)
+    if name in ("resnet18", "resnet34"):
+        blocks = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}[name]
+        return torch_twins.ResNet(classes, blocks, round(64 * width))
+    depth, version = name.removeprefix("resnet").split("_v")
+    blocks = ((int(depth) - 2) // 6,) * 3
+    return torch_twins.ResNet(classes, blocks, round(16 * width), pre_activation=version == "2")
+
+
+def create_optimizer(config: dict, network: nn.Module, rate: float, implementation: str):
+    """The optimizer of a recipe."""
+    options = {
+        "lr": rate,
+        "weight_decay": config["weight_decay"],
+        implementation: True,
+    }
+    if config["name"] == "sgd":
+        momentum = {"momentum": config["momentum"], "nesterov": config["nesterov"]}
+        return torch.optim.SGD(network.parameters(), **momentum, **options)
+    betas = {"betas": (config["beta1"], config["beta2"]), "eps": config["epsilon"]}
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config["name"]]
+    return kind(network.parameters(), **betas, **options)
+
+
+def load_weights(network: nn.Module, reference: str) -> None:
+    """Copies the weights of a reference file, one by one: no second copy of all is ever made."""
+    state = network.state_dict()
+    missing = {name for name in state if not name.endswith("num_batches_tracked")}
+    with np.load(reference) as arrays:
+        for path in arrays:
+            if "/" in path:
+                collection, *modules, leaf = path.split("/")
+                tree = {leaf: arrays[path]}
+                for module in reversed(modules):
+                    tree = {module: tree}
+                for name, value in torch_twins.state_dict({collection: tree}).items():
+                    state[name].copy_(value)
+                    missing.remove(name)
+    if missing:
+        raise ValueError(f"no weights for {sorted(missing)}")
+
+
+def memory_format(settings: common.Settings) -> torch.memory_format:
+    return torch.channels_last if settings.channels_last else torch.contiguous_format
+
+
+def device_of(job: common.Job) -> torch.device:
+    return torch.device("cuda" if job.device == "gpu" else "cpu")
+
+
+def prepare(job: common.Job, settings: common.Settings) -> nn.Module:
+    """Applies the settings to the process and makes the network, with our first weights."""
+    torch.set_num_threads(settings.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    network = create_network(job.config)
+    if job.reference:
+        load_weights(network, job.reference)
+    return network.to(device_of(job), memory_format=memory_format(settings))
+
+
+def compiled(function, settings: common.Settings):
+    if not settings.compile:
+        return function
+    torch._dynamo.reset()
+    return torch.compile(function, mode=settings.compile, dynamic=False)
+
+
+def autocast(job: common.Job):
+    return (
+        torch.autocast("cuda", torch.bfloat16) if job.device == "gpu" else contextlib.nullcontext()
+    )
+
+
+class Images:
+    """The images and labels on the device, in the memory order that the network wants."""
+
+    def __init__(self, job: common.Job, settings: common.Settings):
+        images, labels = map(torch.from_numpy, common.load_images(job.data))
+        if not settings.channels_last:
+            images = images.permute(0, 3, 1, 2).contiguous()
+        self.channels_last = settings.channels_last
+        self.images, self.labels = images.to(device_of(job)), labels.long().to(device_of(job))
+        self.padding = job.config["augment"]["crop_padding"]
+        self.flip = job.config["augment"]["flip"]
+
+    def order(self) -> torch.Tensor:
+        return torch.randperm(len(self.images), device=self.images.device)
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(uint8 [batch, channel, height, width], labels): padded and cropped at random, flipped."""
+        images = self.images[index]
+        if self.padding:
+            images = self._crop(images)
+        images = images.permute(0, 3, 1, 2) if self.channels_last else images
+        if self.flip:
+            flip = torch.rand(len(images), device=images.device) < 0.5
+            images = torch.where(flip[:, None, None, None], images.flip(3), images)
+        return images, self.labels[index]
+
+    def _crop(self, images: torch.Tensor) -> torch.Tensor:
+        """Every place a crop can have is a view of the padded images; one of them is copied."""
+        p, first = self.padding, 1 if self.channels_last else 2
+        size = images.shape[first]
+        sides = (p, p, p, p)
+        padded = F.pad(images, (0, 0, *sides) if self.channels_last else sides)
+        views = padded.unfold(first, size, 1).unfold(first + 1, size, 1)
+        # Unfolding appends the axes of the window: [batch, (channel,) y, x, (channel,) height, width].
+        order = (0, 1, 2, 4, 5, 3) if self.channels_last else (0, 2, 3, 1, 4, 5)
+        place = torch.arange(len(images), device=images.device)
+        y, x = torch.randint(0, 2 * p + 1, (2, len(images)), device=images.device)
+        return views.permute(order)[place, y, x]
+
+
+def normalizer(job: common.Job):
+    """uint8 [batch, channel, height, width] -> float32, as `cifar_jax.augment.normalize` does."""
+    mean, std = (torch.tensor(x, device=device_of(job)).view(3, 1, 1) for x in (job.mean, job.std))
+    scale, shift = 1 / (255 * std), -mean / std
+    return lambda images: torch.addcmul(shift, images.float(), scale)
+
+
+def trainer(job: common.Job, settings: common.Settings):
+    """`take(count)`, which takes training steps and waits for their end."""
+    network = prepare(job, settings).train()
+    rate = job.config["lr_schedule"]["learning_rate"]
+    optimizer = create_optimizer(job.config["optimizer"], network, rate, settings.optimizer)
+    data, normalize = Images(job, settings), normalizer(job)
+    size = job.config["batch_size"]
+    per_epoch = len(data.images) // size
+
+    def loss_of(images, labels):
+        with autocast(job):
+            return F.cross_entropy(network(normalize(images)), labels)
+
+    loss_of = compiled(loss_of, settings)
+
+    def take(count):
+        order, total = data.order(), 0.0
+        for step in range(count):
+            start = step % per_epoch * size
+            loss = loss_of(*data.batch(order[start : start + size]))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total = total + loss.detach()
+        if not math.isfinite(float(total)):
+            raise FloatingPointError("the loss is not finite")
+
+    return take
+
+
+def evaluator(job: common.Job, settings: common.Settings):
+    """`take(count)`, which evaluates batches and waits for the end."""
+    network = prepare(job, settings).eval()
+    data, normalize = Images(job, settings), normalizer(job)
+    data.padding = data.flip = 0
+    size = job.config["eval_batch_size"]
+
+    def sums_of(images, labels):
+        with autocast(job):
+            logits = network(normalize(images))
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        return loss, (logits.argmax(1) == labels).sum()
+
+    sums_of = compiled(sums_of, settings)
+
+    @torch.inference_mode()
+    def take(count):
+        loss, correct = 0.0, 0
+        for batch in range(count):
+            index = torch.arange(batch * size, (batch + 1) * size) % len(data.images)
+            sums = sums_of(*data.batch(index.to(data.images.device)))
+            loss, correct = loss + sums[0], correct + sums[1]
+        float(loss), int(correct)
+
+    return take
+
+
+def train(job: common.Job) -> dict:
+    """Measures training with the job's settings."""
+    return common.measure(trainer(job, job.settings), job.seconds, job.steps) | facts()
+
+
+def evaluate(job: common.Job) -> dict:
+    """Measures evaluation with the job's settings; a step is a batch."""
+    return common.measure(evaluator(job, job.settings), job.seconds, job.steps) | facts()
+
+
+def choose_training(job: common.Job) -> dict:
+    """The fastest settings for training, and what it computes."""
+    return choose(job, trainer)
+
+
+def choose_evaluation(job: common.Job) -> dict:
+    return choose(job, evaluator)
+
+
+def choose(job: common.Job, make) -> dict:
+    """Tries one setting after the other and keeps what is faster."""
+    gpu = job.device == "gpu"
+    candidates = {
+        "channels_last": [True] if gpu else [False, True],
+        "threads": [job.threads] if gpu else sorted({job.threads, 1}, reverse=True),
+        "optimizer": ["fused"] if make is evaluator else ["fused", "foreach"],
+    }
+    if job.torch_compile:
+        modes = ["default", "max-autotune"] if gpu else ["default"]
+        candidates["compile"] = ["", *modes]
+    settings = common.Settings(**{name: values[0] for name, values in candidates.items()})
+    tried = {}
+
+    def seconds(settings):
+        if settings not in tried:
+            measured = common.measure(make(job, settings), TRIAL_SECONDS)
+            tried[settings] = statistics.median(measured["step"])
+        return tried[settings]
+
+    for name, values in candidates.items():
+        versions = [dataclasses.replace(settings, **{name: value}) for value in values]
+        settings = min(versions, key=seconds) if len(values) > 1 else versions[0]
+    return {
+        "settings": dataclasses.asdict(settings),
+        "tried": {str(tried_one): seconds for tried_one, seconds in tried.items()},
+    }
+
+
+def check_training(job: common.Job) -> dict:
+    """The losses of the reference's batches from its weights on, in float32 and in float64."""
+    with np.load(job.reference) as arrays:
+        batches, labels, rates = (arrays[name] for name in ("images", "labels", "rates"))
+    losses = {}
+    for dtype in (torch.float32, torch.float64):
+        network = exact_network(job, dtype).train()
+        optimizer = create_optimizer(job.config["optimizer"], network, rates[0], "foreach")
+        losses[str(dtype)] = found = []
+        for images, label, rate in zip(batches, labels, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = float(rate)
+            loss = exact_loss(network, images, label, dtype)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(float(loss))
+    return {"losses": losses["torch.float32"], "exact": losses["torch.float64"]}
+
+
+def check_evaluation(job: common.Job) -> dict:
+    """The losses of the reference's batches with its weights, in float32 and in float64."""
+    with np.load(job.reference) as arrays, torch.inference_mode():
+        losses = {
+            dtype: [
+                float(exact_loss(exact_network(job, dtype).eval(), images, label, dtype))
+                for images, label in zip(arrays["images"], arrays["labels"], strict=True)
+            ]
+            for dtype in (torch.float32, torch.float64)
+        }
+    return {"losses": losses[torch.float32], "exact": losses[torch.float64]}
+
+
+def exact_network(job, dtype) -> nn.Module:
+    network = prepare(job, dataclasses.replace(job.settings, threads=job.threads))
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    return network.to(dtype)
+
+
+def exact_loss(network, images, labels, dtype):
+    device = next(network.parameters()).device
+    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(device, dtype)
+    return F.cross_entropy(network(images), torch.from_numpy(labels).long().to(device))
+
+
+def operations(job: common.Job) -> dict:
+    """Operations of matrix products and convolutions for one image: forward, and with gradients."""
+    network = create_network(job.config)
+    size = job.config["dataset"]["image_size"]
+    with FlopCounterMode(display=False) as counter:
+        loss = network.train()(torch.zeros(2, 3, size, size)).sum()
+        forward = counter.get_total_flops()
+        loss.backward()
+    return {"evaluate": forward / 2, "train": counter.get_total_flops() / 2}
+
+
+def matmul(job: common.Job) -> dict:
+    """The operations per second that a large matrix product reaches."""
+    torch.set_num_threads(job.threads)
+    size = common.matmul_size(job.device)
+    dtype = torch.bfloat16 if job.device == "gpu" else torch.float32
+    a, b = torch.randn(2, size, size, dtype=dtype, device=device_of(job))
+
+    def multiply():
+        torch.mm(a, b)
+        if job.device == "gpu":
+            torch.cuda.synchronize()
+
+    return {"matmul": common.matmul_rate(multiply, size)} | facts()
+
+
+def facts() -> dict:
+    """Versions and device, and the most memory of a GPU in MiB."""
+    gpu = torch.cuda.is_available()
+    return {
+        "versions": {"torch": torch.__version__},
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "gpu_memory": torch.cuda.max_memory_allocated() / 2**20 if gpu else None,
+    }
+
+
+if __name__ == "__main__":
+    common.run_worker(
+        [
+            train,
+            evaluate,
+            choose_training,
+            choose_evaluation,
+            check_training,
+            check_evaluation,
+            operations,
+            matmul,
+        ]
+    )
