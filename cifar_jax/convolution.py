@@ -1,11 +1,12 @@
-"""Convolution with gradients that are fast on the CPU, behind the interface of `lax.conv_general_dilated`.
+"""Convolution that is fast on the CPU too, behind the interface of `lax.conv_general_dilated`.
 
-XLA's CPU compiler hands a convolution to its fast kernel only when the operands are laid out batch,
-height, width, channel; inside a loop it no longer brings others into that form, and the gradients that
-JAX derives are in other forms (a training step of ResNet-20 is over ten times slower so). Here the
-gradients are written in that form, a 1x1 convolution is a matrix product and a depthwise one a sum of
-shifted products. On other platforms everything is the native operation. Results are the same to
-rounding: without this file only the speed would differ.
+On the CPU it is done by kernels of our own (`cpu_kernels`). Where there are none, by XLA: its compiler
+hands a convolution to its fast kernel only when the operands are laid out batch, height, width, channel;
+inside a loop it no longer brings others into that form, and the gradients that JAX derives are in other
+forms (a training step of ResNet-20 is over ten times slower so). So here the gradients are written in
+that form, a 1x1 convolution is a matrix product and a depthwise one a sum of shifted products. On other
+platforms everything is the native operation. Results are the same to rounding: without this file only
+the speed would differ.
 """
 
 import functools
@@ -13,6 +14,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from cifar_jax import cpu_kernels
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -41,11 +44,18 @@ def conv_general_dilated(
     native = functools.partial(
         _native, strides=strides, padding=padding, groups=feature_group_count
     )
-    if feature_group_count == 1 and rhs.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+    dense = feature_group_count == 1
+    depthwise = not dense and feature_group_count == lhs.shape[-1] == rhs.shape[-1]
+    if (dense or depthwise) and strides[0] == strides[1] and cpu_kernels.available(lhs, rhs):
+
+        def fast(lhs, rhs):
+            return cpu_kernels.convolve(lhs, rhs, strides[0], padding, depthwise)
+
+    elif dense and rhs.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         fast = functools.partial(_pointwise, strides=strides)
-    elif feature_group_count == lhs.shape[-1] == rhs.shape[-1] != 1:
+    elif depthwise:
         fast = functools.partial(_depthwise, strides=strides, padding=padding)
-    elif feature_group_count == 1:
+    elif dense:
         fast = functools.partial(_dense, strides, padding)
     else:
         fast = native

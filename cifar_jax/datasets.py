@@ -10,6 +10,7 @@ import numpy as np
 
 from cifar_jax import sources
 from cifar_jax.errors import UserError
+from cifar_jax.files import cache_folder
 from cifar_jax.sources import cache
 
 # What keeps the draws of different purposes apart under one seed.
@@ -50,7 +51,7 @@ def load(config, seed: int) -> Dataset:
     """
     source = sources.locate(config)
     images = cache.read_through(
-        cache.cache_folder(config.cache_dir),
+        cache_folder(config.cache_dir),
         config.name,
         source,
         [config.labels, config.image_size],

@@ -7,6 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from cifar_jax.errors import UserError
 
@@ -47,6 +48,15 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Replaces the file at `path` by one that holds `data`; UserError as in `atomic_path`."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
+
+
+def cache_folder(folder: str = "") -> Path:
+    """Where what can be made again is kept: `folder`, else `cifar_jax` in the user's cache folder.
+
+    The user's is XDG_CACHE_HOME, else ~/.cache.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(folder or base / "cifar_jax").expanduser()
 
 
 def check_regular_file(path: str | os.PathLike) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cifar_jax import normalization
 from cifar_jax.convolution import conv_general_dilated
 from cifar_jax.errors import UserError
 
@@ -25,6 +26,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "silu": nn.silu,
 }
+
+# The activations that cut values off, with the bounds that they keep them in.
+_CUTS = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 
 Dense = nn.Dense
 
@@ -111,11 +115,6 @@ def remat(block: type[nn.Module]) -> type[nn.Module]:
     return nn.remat(block, static_argnums=(2,))
 
 
-def relu6(x: jax.Array) -> jax.Array:
-    """min(max(x, 0), 6), with derivative 0 at 0 (jax.nn.relu6 has one half there)."""
-    return jnp.minimum(nn.relu(x), 6.0)
-
-
 def at_least_float32(x: jax.Array) -> jax.Array:
     """x in float32, or in its own type where that is wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -128,6 +127,9 @@ class BatchNorm(nn.Module):
     batch is normalised with, n values per channel). Parameters `scale` and `bias`, statistics
     `mean` and `var` (collection `batch_stats`), all float32; statistics are computed in float32
     and the result has `dtype`.
+
+    `activation`, None, "relu" or "relu6", is applied to the result, which saves passes over the data;
+    its derivative is zero at the very bounds.
 
     With `axis_name`, mean, variance and n are those of all devices of that axis, by one
     collective; without, each device has its own.
@@ -144,6 +146,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    activation: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -161,17 +164,16 @@ class BatchNorm(nn.Module):
             unbiased = var * (count / (count - 1))
             running_mean.value = self._move(running_mean.value, mean)
             running_var.value = self._move(running_var.value, unbiased)
-        y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
-        return y.astype(self.dtype)
+        low, high = _CUTS[self.activation]
+        scale = lax.rsqrt(var + self.epsilon) * scale
+        return normalization.normalize(x, mean, scale, bias, low, high).astype(self.dtype)
 
     def _batch_statistics(self, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         """Mean and (biased) variance per channel, and the number of values each was taken of."""
-        axes = tuple(range(x.ndim - 1))
         count = math.prod(x.shape[:-1])
         shift = lax.stop_gradient(shift)
-        deviation = x - shift
-        moments = jnp.stack([jnp.mean(deviation, axes), jnp.mean(jnp.square(deviation), axes)])
-        if self.axis_name is not None:
+        moments = normalization.moments(x, shift)
+        if self.axis_name is not None and lax.axis_size(self.axis_name) > 1:
             moments = lax.pmean(moments, self.axis_name)
             count *= lax.axis_size(self.axis_name)
         if count < 2:

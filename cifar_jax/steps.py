@@ -108,10 +108,10 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     correct = jnp.sum(jnp.argmax(logits, -1) == labels)
-    grads, loss = lax.pmean((grads, loss), parallel.AXIS)
+    grads, loss = parallel.mean((grads, loss))
     correct = lax.psum(correct, parallel.AXIS)
     if not config.sync_batch_norm:
-        batch_stats = lax.pmean(batch_stats, parallel.AXIS)
+        batch_stats = parallel.mean(batch_stats)
 
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

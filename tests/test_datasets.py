@@ -11,7 +11,8 @@ from PIL import Image
 
 from cifar_jax import datasets, sources
 from cifar_jax.errors import UserError
-from cifar_jax.sources import archives, cache
+from cifar_jax.files import cache_folder
+from cifar_jax.sources import archives
 from configs import default
 from tests import data_fixtures as fixtures
 
@@ -193,10 +194,10 @@ def test_without_a_writable_cache_it_goes_on(cifar10, tmp_path, caplog):
 def test_where_the_cache_is(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache.cache_folder("") == Path("/home/someone/.cache/cifar_jax")
+    assert cache_folder("") == Path("/home/someone/.cache/cifar_jax")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
-    assert cache.cache_folder("") == Path("/var/cache/cifar_jax")
-    assert cache.cache_folder("~/mine") == Path("/home/someone/mine")
+    assert cache_folder("") == Path("/var/cache/cifar_jax")
+    assert cache_folder("~/mine") == Path("/home/someone/mine")
 
 
 def test_processes_that_start_together_do_not_spoil_the_cache(cifar10, monkeypatch):

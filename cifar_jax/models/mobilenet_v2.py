@@ -60,7 +60,7 @@ class InvertedResidual(nn.Module):
         hidden = x.shape[-1] * self.expand_ratio
         if self.expand_ratio != 1:
             x = self.conv(hidden, (1, 1), name="expand_conv")(x)
-            x = layers.relu6(self.norm(name="expand_bn")(x, train))
+            x = self.norm(name="expand_bn", activation="relu6")(x, train)
         x = self.conv(
             hidden,
             (3, 3),
@@ -69,7 +69,7 @@ class InvertedResidual(nn.Module):
             feature_group_count=hidden,
             name="depthwise_conv",
         )(x)
-        x = layers.relu6(self.norm(name="depthwise_bn")(x, train))
+        x = self.norm(name="depthwise_bn", activation="relu6")(x, train)
         x = self.conv(self.channels, (1, 1), name="project_conv")(x)
         x = self.norm(name="project_bn")(x, train)
         return inputs + x if self.stride == 1 and inputs.shape == x.shape else x
@@ -106,7 +106,7 @@ class MobileNetV2(nn.Module):
         block = layers.remat(InvertedResidual) if self.remat else InvertedResidual
 
         x = conv(round_channels(32 * self.width), (3, 3), padding=1, name="stem_conv")(images)
-        x = layers.relu6(norm(name="stem_bn")(x, train))
+        x = norm(name="stem_bn", activation="relu6")(x, train)
         for number, stage in enumerate(STAGES, start=1):
             for index in range(stage.blocks):
                 x = block(
@@ -118,7 +118,7 @@ class MobileNetV2(nn.Module):
                     name=f"stage{number}_block{index + 1}",
                 )(x, train)
         x = conv(round_channels(1280 * max(1.0, self.width)), (1, 1), name="last_conv")(x)
-        x = layers.relu6(norm(name="last_bn")(x, train))
+        x = norm(name="last_bn", activation="relu6")(x, train)
 
         x = layers.global_average_pool(x)
         x = layers.Dropout(self.dropout, self.axis_name, name="dropout")(x, train)

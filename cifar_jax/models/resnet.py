@@ -35,7 +35,7 @@ class BlockV1(nn.Module):
             )
             shortcut = self.norm(name="shortcut_bn")(shortcut, train)
         x = self.conv(self.channels, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
-        x = nn.relu(self.norm(name="bn1")(x, train))
+        x = self.norm(name="bn1", activation="relu")(x, train)
         x = self.conv(self.channels, (3, 3), padding=1, name="conv2")(x)
         return nn.relu(shortcut + self.norm(name="bn2")(x, train))
 
@@ -54,13 +54,13 @@ class BlockV2(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shortcut = x
-        x = nn.relu(self.norm(name="bn1")(x, train))
+        x = self.norm(name="bn1", activation="relu")(x, train)
         if self.stride != 1 or x.shape[-1] != self.channels:
             shortcut = self.conv(self.channels, (1, 1), strides=self.stride, name="shortcut_conv")(
                 x
             )
         x = self.conv(self.channels, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
-        x = nn.relu(self.norm(name="bn2")(x, train))
+        x = self.norm(name="bn2", activation="relu")(x, train)
         x = self.conv(self.channels, (3, 3), padding=1, name="conv2")(x)
         return shortcut + x
 
@@ -107,7 +107,7 @@ class ResNet(nn.Module):
             x = conv(channels, (3, 3), padding=1, name="stem_conv")(images)
         # Version 2 opens each block with batch norm and ReLU, so its stem needs none.
         if self.version == 1:
-            x = nn.relu(norm(name="stem_bn")(x, train))
+            x = norm(name="stem_bn", activation="relu")(x, train)
         if self.stem == "imagenet":
             x = layers.max_pool(x, window=3, stride=2, padding=1)
 
@@ -122,7 +122,7 @@ class ResNet(nn.Module):
                 )(x, train)
 
         if self.version == 2:
-            x = nn.relu(norm(name="final_bn")(x, train))
+            x = norm(name="final_bn", activation="relu")(x, train)
         x = layers.global_average_pool(x)
         head = layers.torch_dense(self.num_classes, x.shape[-1], dtype=self.dtype, name="head")
         return layers.at_least_float32(head(x))

@@ -8,7 +8,6 @@ at all, so that processes that start together cannot spoil it.
 import hashlib
 import json
 import logging
-import os
 import re
 from pathlib import Path
 
@@ -23,12 +22,6 @@ _FORMAT = 1
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _TUPLES = ("class_names", "mean", "std")
 _log = logging.getLogger(__name__)
-
-
-def cache_folder(cache_dir: str) -> Path:
-    """`cache_dir`, else `cifar_jax` in XDG_CACHE_HOME, else in ~/.cache."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(cache_dir or base / "cifar_jax").expanduser()
 
 
 def read_through(folder: Path, name: str, source: Source, variant: list) -> Images:
