@@ -51,6 +51,7 @@ class Job:
       task: the name of one of the worker's functions.
       config: a whole recipe, as `ConfigDict.to_dict` gives it.
       data: a folder with images.npy and labels.npy, as `save_images` leaves it.
+      test_data: a folder of the same kind with the test images.
       mean, std: per channel, for pixels scaled to [0, 1].
       device: "cpu" or "gpu".
       threads: CPU cores that the worker may use.
@@ -73,6 +74,7 @@ class Job:
     steps: int = 0
     check_steps: int = 20
     reference: str = ""
+    test_data: str = ""
     torch_compile: bool = False
     settings: Settings = Settings()
 

@@ -8,6 +8,7 @@ are used (`choose_settings`). The networks are those that the tests compare ours
 import contextlib
 import dataclasses
 import math
+import os
 import statistics
 
 import numpy as np
@@ -21,6 +22,10 @@ from tests import torch_twins
 
 # Enough to tell settings apart that differ by more than a few per cent.
 TRIAL_SECONDS = 3.0
+# Images that are cut from the data and augmented at once.
+SMALL = 512
+# Relative, of float32.
+ROUNDING = 1e-7
 
 
 def create_network(config: dict) -> nn.Module:
@@ -88,7 +93,6 @@ def prepare(job: common.Job, settings: common.Settings) -> nn.Module:
     """Applies the settings to the process and makes the network, with our first weights."""
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
     network = create_network(job.config)
     if job.reference:
         load_weights(network, job.reference)
@@ -119,11 +123,21 @@ class Images:
         self.images, self.labels = images.to(device_of(job)), labels.long().to(device_of(job))
         self.padding = job.config["augment"]["crop_padding"]
         self.flip = job.config["augment"]["flip"]
+        self.normalize = normalizer(job)
 
     def order(self) -> torch.Tensor:
         return torch.randperm(len(self.images), device=self.images.device)
 
-    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def batches(self, order: torch.Tensor, size: int):
+        """Yields (float32 [batch, channel, height, width], labels) in an order of the images.
+
+        Small batches are cut from larger ones: an operation on four images costs as much as on many.
+        """
+        for index in order.split(max(size, SMALL // size * size)):
+            images, labels = self._augmented(index)
+            yield from zip(self.normalize(images).split(size), labels.split(size), strict=True)
+
+    def _augmented(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(uint8 [batch, channel, height, width], labels): padded and cropped at random, flipped."""
         images = self.images[index]
         if self.padding:
@@ -155,59 +169,54 @@ def normalizer(job: common.Job):
     return lambda images: torch.addcmul(shift, images.float(), scale)
 
 
-def trainer(job: common.Job, settings: common.Settings):
+def trainer(job: common.Job, settings: common.Settings, network: nn.Module | None = None):
     """`take(count)`, which takes training steps and waits for their end."""
-    network = prepare(job, settings).train()
+    network = (network or prepare(job, settings)).train()
     rate = job.config["lr_schedule"]["learning_rate"]
     optimizer = create_optimizer(job.config["optimizer"], network, rate, settings.optimizer)
-    data, normalize = Images(job, settings), normalizer(job)
-    size = job.config["batch_size"]
-    per_epoch = len(data.images) // size
+    data, size = Images(job, settings), job.config["batch_size"]
+    whole = len(data.images) // size * size
 
     def loss_of(images, labels):
         with autocast(job):
-            return F.cross_entropy(network(normalize(images)), labels)
+            return F.cross_entropy(network(images), labels)
 
     loss_of = compiled(loss_of, settings)
 
     def take(count):
-        order, total = data.order(), 0.0
-        for step in range(count):
-            start = step % per_epoch * size
-            loss = loss_of(*data.batch(order[start : start + size]))
+        total = torch.zeros((), device=data.images.device)
+        order = data.order()[:whole].repeat(math.ceil(count * size / whole))[: count * size]
+        for images, labels in data.batches(order, size):
+            loss = loss_of(images, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            total = total + loss.detach()
+            total += loss.detach()
         if not math.isfinite(float(total)):
             raise FloatingPointError("the loss is not finite")
 
     return take
 
 
-def evaluator(job: common.Job, settings: common.Settings):
-    """`take(count)`, which evaluates batches and waits for the end."""
-    network = prepare(job, settings).eval()
-    data, normalize = Images(job, settings), normalizer(job)
+def evaluator(job: common.Job, settings: common.Settings, network: nn.Module | None = None):
+    """`take(count)`, which evaluates batches and gives (loss sum, images that are right)."""
+    network = (network or prepare(job, settings)).eval()
+    data, size = Images(job, settings), job.config["eval_batch_size"]
     data.padding = data.flip = 0
-    size = job.config["eval_batch_size"]
 
     def sums_of(images, labels):
         with autocast(job):
-            logits = network(normalize(images))
+            logits = network(images)
             loss = F.cross_entropy(logits, labels, reduction="sum")
-        return loss, (logits.argmax(1) == labels).sum()
+        return torch.stack([loss.float(), (logits.argmax(1) == labels).sum()])
 
     sums_of = compiled(sums_of, settings)
 
     @torch.inference_mode()
     def take(count):
-        loss, correct = 0.0, 0
-        for batch in range(count):
-            index = torch.arange(batch * size, (batch + 1) * size) % len(data.images)
-            sums = sums_of(*data.batch(index.to(data.images.device)))
-            loss, correct = loss + sums[0], correct + sums[1]
-        float(loss), int(correct)
+        order = torch.arange(count * size, device=data.images.device) % len(data.images)
+        loss, correct = sum(sums_of(*batch) for batch in data.batches(order, size)).tolist()
+        return loss, int(correct)
 
     return take
 
@@ -220,6 +229,19 @@ def train(job: common.Job) -> dict:
 def evaluate(job: common.Job) -> dict:
     """Measures evaluation with the job's settings; a step is a batch."""
     return common.measure(evaluator(job, job.settings), job.seconds, job.steps) | facts()
+
+
+def tutorial(job: common.Job) -> dict:
+    """Trains the recipe's epochs and evaluates on the test images: the accuracy."""
+    network = prepare(job, job.settings)
+    take = trainer(job, job.settings, network)
+    labels = np.load(os.path.join(job.data, "labels.npy"))
+    for _ in range(job.config["num_epochs"]):
+        take(len(labels) // job.config["batch_size"])
+    test = dataclasses.replace(job, data=job.test_data)
+    count = len(np.load(os.path.join(test.data, "labels.npy")))
+    _, correct = evaluator(test, job.settings, network)(count // job.config["eval_batch_size"])
+    return {"accuracy": correct / count}
 
 
 def choose_training(job: common.Job) -> dict:
@@ -261,48 +283,53 @@ def choose(job: common.Job, make) -> dict:
 
 
 def check_training(job: common.Job) -> dict:
-    """The losses of the reference's batches from its weights on, in float32 and in float64."""
+    """The losses of the reference's batches, from its weights and from these moved by a rounding."""
     with np.load(job.reference) as arrays:
         batches, labels, rates = (arrays[name] for name in ("images", "labels", "rates"))
-    losses = {}
-    for dtype in (torch.float32, torch.float64):
-        network = exact_network(job, dtype).train()
+    found = {"losses": [], "moved": []}
+    for name, losses in found.items():
+        network = exact_network(job, moved=name == "moved").train()
         optimizer = create_optimizer(job.config["optimizer"], network, rates[0], "foreach")
-        losses[str(dtype)] = found = []
         for images, label, rate in zip(batches, labels, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = float(rate)
-            loss = exact_loss(network, images, label, dtype)
+            loss = exact_loss(network, images, label)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            found.append(float(loss))
-    return {"losses": losses["torch.float32"], "exact": losses["torch.float64"]}
+            losses.append(loss.item())
+    return found
 
 
 def check_evaluation(job: common.Job) -> dict:
-    """The losses of the reference's batches with its weights, in float32 and in float64."""
-    with np.load(job.reference) as arrays, torch.inference_mode():
-        losses = {
-            dtype: [
-                float(exact_loss(exact_network(job, dtype).eval(), images, label, dtype))
-                for images, label in zip(arrays["images"], arrays["labels"], strict=True)
+    """The losses of the reference's batches, with its weights and with these moved by a rounding."""
+    with np.load(job.reference) as arrays:
+        batches, labels = arrays["images"], arrays["labels"]
+    found = {}
+    with torch.inference_mode():
+        for name in ("losses", "moved"):
+            network = exact_network(job, moved=name == "moved").eval()
+            found[name] = [
+                exact_loss(network, *batch).item() for batch in zip(batches, labels, strict=True)
             ]
-            for dtype in (torch.float32, torch.float64)
-        }
-    return {"losses": losses[torch.float32], "exact": losses[torch.float64]}
+    return found
 
 
-def exact_network(job, dtype) -> nn.Module:
+def exact_network(job: common.Job, moved: bool) -> nn.Module:
+    """The network with the reference's weights, in float32 throughout."""
     network = prepare(job, dataclasses.replace(job.settings, threads=job.threads))
-    torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
-    return network.to(dtype)
+    if moved:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.mul_(1 + ROUNDING * torch.randn_like(weight))
+    return network
 
 
-def exact_loss(network, images, labels, dtype):
+def exact_loss(network, images, labels):
     device = next(network.parameters()).device
-    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(device, dtype)
+    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(device)
     return F.cross_entropy(network(images), torch.from_numpy(labels).long().to(device))
 
 
@@ -347,6 +374,7 @@ if __name__ == "__main__":
         [
             train,
             evaluate,
+            tutorial,
             choose_training,
             choose_evaluation,
             check_training,

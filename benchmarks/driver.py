@@ -1,0 +1,164 @@
+"""What the commands share: recipes, images, and workers in processes of their own."""
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import common
+from cifar_jax import datasets
+from cifar_jax.errors import UserError
+from configs import default
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The recipes, by the names of their networks.
+RECIPES = {
+    "mlp": "configs.cifar100.mlp",
+    "lenet": "configs.lenet",
+    "resnet20_v2": "configs.resnet20_v2",
+    "resnet18": "configs.resnet18",
+    "mobilenet_v2": "configs.mobilenet_v2",
+}
+
+
+# At 0.1, networks with batch norm make of a rounding a difference that is seen: after 20 steps, PyTorch's
+# losses are 1 % (ResNet-20) and 50 % (MobileNetV2) away from its own from weights moved by 1e-7.
+LEARNING_RATE = 0.001
+
+
+def make_data(folder: str, data: str, count: int) -> tuple[tuple, tuple]:
+    """Writes the images for the workers into a folder; their mean and deviation."""
+    if data == "synthetic":
+        common.save_images(folder, *common.synthetic_images(count))
+        return common.MEAN, common.STD
+    config = default.get_config()
+    dataset = datasets.load(config.dataset, config.seed)
+    common.save_images(folder, dataset.train.images, dataset.train.labels)
+    return dataset.mean, dataset.std
+
+
+def recipe(model: str, batch_size: int, **model_options) -> dict:
+    """The config of a network's recipe as a dictionary; evaluation has the same batch.
+
+    The learning rate, on which no cost depends, is at most LEARNING_RATE.
+    """
+    name = RECIPES.get(model, "configs.resnet20_v2")
+    config = importlib.import_module(name).get_config()
+    config.batch_size = config.eval_batch_size = batch_size
+    config.model.update({"name": model} | model_options)
+    config.lr_schedule.learning_rate = min(config.lr_schedule.learning_rate, LEARNING_RATE)
+    return config.to_dict()
+
+
+def create_job(config: dict, data: str, statistics: tuple, **fields) -> common.Job:
+    """A job on the images in a folder.
+
+    `statistics` are their mean and deviation, for recipes that set none of their own.
+    """
+    own = config["dataset"]
+    mean, std = own["mean"] or statistics[0], own["std"] or statistics[1]
+    fields = {"task": ""} | fields
+    return common.Job(config=config, data=data, mean=tuple(mean), std=tuple(std), **fields)
+
+
+def with_dtype(config: dict, dtype: str) -> dict:
+    return config | {"model": config["model"] | {"dtype": dtype}}
+
+
+def work(side: str, job: common.Job, **environment: str) -> dict:
+    """Has a worker of a side ("ours" or "pytorch") do a job in a process of its own.
+
+    What it compiles is compiled anew each time.
+
+    Raises:
+      UserError: it failed; what it printed is on standard error.
+    """
+    with tempfile.TemporaryDirectory() as cache, bound_to(job.threads):
+        worker = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{side}", job.to_json()],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[job.device],
+                "JAX_ENABLE_COMPILATION_CACHE": "false",
+                "TORCHINDUCTOR_CACHE_DIR": cache,
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if worker.returncode:
+        sys.stderr.write(worker.stderr)
+        raise UserError(f"the worker benchmarks.{side} failed at {job.task!r}, see above")
+    return json.loads(worker.stdout.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def bound_to(count: int):
+    """Processes started meanwhile use this many cores only, from which JAX takes its number of threads."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def add_threads(parser) -> None:
+    """Adds the flag --threads."""
+
+    def count(text):
+        if not 1 <= int(text) <= cores():
+            raise argparse.ArgumentTypeError(f"from 1 to {cores()} on this machine")
+        return int(text)
+
+    parser.add_argument("--threads", type=count, default=cores(), help="CPU cores to use (all)")
+
+
+def run_command(command, *args) -> int:
+    """Calls `command(*args, folder)` with a folder for its files; its exit status, 1 after an error."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return command(*args, folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def need_pytorch() -> None:
+    """Raises UserError where it is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("there is no PyTorch: pip install -r benchmarks/requirements.txt")
+
+
+def tell(line: str) -> None:
+    """Says what goes on."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def describe_machine(versions: dict) -> str:
+    """Processor and versions, in words."""
+    name = platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        name = names[0] if names else name
+    versions = {"Python": platform.python_version()} | versions
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{name} with {os.cpu_count()} cores; {listed}"
