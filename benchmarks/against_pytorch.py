@@ -103,7 +103,9 @@ def check_losses(job: common.Job, mode: str, name: str) -> tuple[str, str]:
     _, noun = MODES[mode]
     job = dataclasses.replace(job, config=driver.with_dtype(job.config, "float32"))
     tell(f"{name}: losses of the first {job.check_steps} steps")
-    ours = work("ours", dataclasses.replace(job, task=f"reference_{noun}"))["losses"]
+    # GPUs would multiply with fewer digits.
+    exact = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    ours = work("ours", dataclasses.replace(job, task=f"reference_{noun}"), **exact)["losses"]
     theirs = work("pytorch", dataclasses.replace(job, task=f"check_{noun}"))
     ours, theirs, moved = map(np.asarray, (ours, theirs["losses"], theirs["moved"]))
     error = disagreement(ours, theirs, moved, LEAST[job.config["optimizer"]["name"]])
