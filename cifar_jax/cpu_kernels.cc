@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -34,6 +35,7 @@ constexpr bool kManyRegisters = false;
 constexpr int kLanes = 4, kPixels = 8;
 constexpr bool kManyRegisters = true;
 #endif
+constexpr int kHalf = kLanes / 2;
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef float HalfVector __attribute__((vector_size(2 * kLanes)));
 
@@ -50,6 +52,16 @@ V Load(const float* from) {
 template <typename V = Vector>
 void Store(float* to, V value) {
   std::memcpy(to, &value, sizeof(V));
+}
+
+// Copies n floats, of which there are few: a call of memcpy would cost more than the copy.
+inline void CopyFew(const float* from, int64_t n, float* to) {
+  for (; n >= 4; n -= 4, from += 4, to += 4) std::memcpy(to, from, 4 * sizeof(float));
+  if (n & 2) {
+    std::memcpy(to, from, 2 * sizeof(float));
+    from += 2, to += 2;
+  }
+  if (n & 1) *to = *from;
 }
 
 int64_t CeilDiv(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : a / b; }
@@ -189,7 +201,7 @@ void Tile(const float* const* pixel, const std::vector<Stretch>& stretches, cons
   } else {
     float values[kPixels][kVectors * lanes];
     std::memcpy(values, sums, sizeof(values));
-    for (int p = 0; p < pixels; ++p) std::memcpy(out[p], values[p], sizeof(float) * channels);
+    for (int p = 0; p < pixels; ++p) CopyFew(values[p], channels, out[p]);
   }
 }
 
@@ -202,11 +214,11 @@ struct TileKind {
 
 const TileKind& KindOfTile(int64_t channels) {
   static const std::vector<TileKind> kinds = [] {
-    std::vector<TileKind> result = {{kLanes / 2, Tile<HalfVector, 1>},
+    std::vector<TileKind> result = {{kHalf, Tile<HalfVector, 1>},
                                     {kLanes, Tile<Vector, 1>},
                                     {2 * kLanes, Tile<Vector, 2>}};
     if constexpr (kManyRegisters) {
-      result.push_back({3 * kLanes / 2, Tile<HalfVector, 3>});
+      result.push_back({3 * kHalf, Tile<HalfVector, 3>});
       result.push_back({3 * kLanes, Tile<Vector, 3>});
     }
     return result;
@@ -441,13 +453,19 @@ void OuterTileOf(int rows, const float* x, const float* grad, const Pixels& pixe
   }
 }
 
-// [row, channel] of `wide` channels, zero beyond those of `from`.
+// [row, channel] of `wide` channels; what lies beyond those of `from` has no meaning.
 const float* Widened(const float* from, int64_t rows, int64_t channels, int64_t wide) {
   if (wide == channels) return from;
   float* const widened = Scratch(kWidened, rows * wide);
   for (int64_t row = 0; row < rows; ++row) {
-    std::copy_n(from + row * channels, channels, widened + row * wide);
-    std::fill_n(widened + row * wide + channels, wide - channels, 0.0f);
+    for (int64_t c = 0; c < channels; c += kHalf) {
+      const int64_t place = row * channels + c;
+      if (place + kHalf <= rows * channels) {
+        Store(widened + row * wide + c, Load<HalfVector>(from + place));
+      } else {
+        CopyFew(from + place, channels - c, widened + row * wide + c);
+      }
+    }
   }
   return widened;
 }
@@ -458,7 +476,7 @@ ffi::Error ConvGradKernel(ffi::ThreadPool pool, Buffer images, Buffer grad, int6
                           int64_t left, Result result) {
   const auto out = grad.dimensions(), k = result->dimensions();
   const int64_t in_channels = k[2], channels = k[3];
-  const int64_t wide = CeilDiv(channels, kLanes / 2) * (kLanes / 2);
+  const int64_t wide = CeilDiv(channels, kHalf) * kHalf;
   int64_t rows = out[1], columns = out[2];
   Images in(images, (rows - 1) * stride + k[0], (columns - 1) * stride + k[1], top, left);
   if (IsPointwise(k, stride, in)) {
@@ -677,6 +695,76 @@ ffi::Error DepthwiseGradKernel(ffi::ThreadPool pool, Buffer images, Buffer grad,
   return ffi::Error::Success();
 }
 
+// ---- Max pooling ----------------------------------------------------------------------------------
+
+using Places = ffi::Buffer<ffi::U8>;
+
+// The maximum of each window and its place in the window, row by row; of equals the first, and a NaN is
+// larger than any number.
+ffi::Error MaxPool(ffi::ThreadPool pool, Buffer images, int64_t window, int64_t stride, int64_t padding,
+                   Result result, ffi::Result<Places> places) {
+  const auto in = images.dimensions(), out = result->dimensions();
+  const int64_t channels = in[3];
+  ParallelFor(pool, out[0] * out[1], out[2] * window * window * CeilDiv(channels, 4), [&](int64_t task) {
+    const float* image = images.typed_data() + task / out[1] * in[1] * in[2] * channels;
+    const int64_t top = task % out[1] * stride - padding;
+    const int64_t first_row = std::max<int64_t>(top, 0), last_row = std::min(top + window, in[1]);
+    const float* const end = images.typed_data() + images.element_count();
+    for (int64_t column = 0; column < out[2]; ++column) {
+      const int64_t left = column * stride - padding;
+      const int64_t first = std::max<int64_t>(left, 0), last = std::min(left + window, in[2]);
+      for (int64_t c = 0; c < channels; c += kHalf) {
+        const int64_t here = std::min<int64_t>(kHalf, channels - c);
+        const auto load = [&](int64_t row, int64_t i) {
+          const float* from = image + (row * in[2] + i) * channels + c;
+          if (from + kHalf <= end) return Load<HalfVector>(from);  // beyond the channels without use
+          HalfVector few = {};
+          for (int64_t k = 0; k < here; ++k) few[k] = from[k];
+          return few;
+        };
+        using Integers = decltype(HalfVector{} > HalfVector{});
+        HalfVector largest = load(first_row, first);
+        Integers place = Integers{} + static_cast<int>((first_row - top) * window + first - left);
+        for (int64_t row = first_row; row < last_row; ++row) {
+          for (int64_t i = first; i < last; ++i) {
+            const HalfVector x = load(row, i);
+            const Integers larger = (x > largest) | (x != x);
+            largest = larger ? x : largest;
+            place = larger ? Integers{} + static_cast<int>((row - top) * window + i - left) : place;
+          }
+        }
+        const int64_t to = (task * out[2] + column) * channels + c;
+        float values[kHalf];
+        Store(values, largest);
+        CopyFew(values, here, result->typed_data() + to);
+        for (int64_t k = 0; k < here; ++k) places->typed_data()[to + k] = static_cast<uint8_t>(place[k]);
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error MaxPoolGrad(ffi::ThreadPool pool, Buffer grad, Places places, int64_t window, int64_t stride,
+                       int64_t padding, Result result) {
+  const auto out = grad.dimensions(), in = result->dimensions();
+  const int64_t channels = in[3], size = in[1] * in[2] * channels;
+  std::vector<int64_t> offsets(window * window);  // of a window's places from its corner
+  for (int64_t i = 0; i < window * window; ++i) offsets[i] = (i / window * in[2] + i % window) * channels;
+  ParallelFor(pool, in[0], out[1] * out[2] * channels + size / kLanes, [&](int64_t n) {
+    float* const image = result->typed_data() + n * size;
+    const float* g = grad.typed_data() + n * out[1] * out[2] * channels;
+    const uint8_t* place = places.typed_data() + n * out[1] * out[2] * channels;
+    std::fill_n(image, size, 0.0f);
+    for (int64_t row = 0; row < out[1]; ++row) {
+      for (int64_t column = 0; column < out[2]; ++column, g += channels, place += channels) {
+        const int64_t corner = (row * stride - padding) * in[2] + column * stride - padding;
+        for (int64_t c = 0; c < channels; ++c) image[corner * channels + offsets[place[c]] + c] += g[c];
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
 // ---- Sums over a batch for each channel ----------------------------------------------------------
 
 // result [2, channel] = sum over the rows r of [row, channel] of the two terms that term(r, c, zero) adds
@@ -772,6 +860,25 @@ CONVOLUTION(conv_grad_kernel, ConvGradKernel);
 CONVOLUTION(depthwise_forward, DepthwiseForward);
 CONVOLUTION(depthwise_grad_images, DepthwiseGradImages);
 CONVOLUTION(depthwise_grad_kernel, DepthwiseGradKernel);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool, MaxPool,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Attr<int64_t>("window")
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("padding")
+                                  .Ret<Buffer>()
+                                  .Ret<Places>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool_grad, MaxPoolGrad,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Places>()
+                                  .Attr<int64_t>("window")
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("padding")
+                                  .Ret<Buffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     channel_moments, ChannelMoments,

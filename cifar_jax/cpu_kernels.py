@@ -33,6 +33,8 @@ _NAMES = (
     "depthwise_forward",
     "depthwise_grad_images",
     "depthwise_grad_kernel",
+    "max_pool",
+    "max_pool_grad",
     "channel_moments",
     "normalize_grad_sums",
 )
@@ -61,8 +63,8 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: int, padding: Padding
         (images.shape[1 + a] + sum(padding[a]) - kernel.shape[a]) // stride + 1 for a in range(2)
     )
     name = "depthwise_forward" if depthwise else "conv_forward"
-    shape = (images.shape[0], height, width, kernel.shape[3])
-    return _call(name, shape, images, kernel, **_geometry(stride, padding))
+    result = _like(images.shape[0], height, width, kernel.shape[3])
+    return _call(name, result, images, kernel, **_geometry(stride, padding))
 
 
 def _convolve_forward(images, kernel, stride, padding, depthwise):
@@ -74,17 +76,43 @@ def _convolve_backward(stride, padding, depthwise, residuals, grad):
     kind = "depthwise" if depthwise else "conv"
     geometry = _geometry(stride, padding)
     return (
-        _call(f"{kind}_grad_images", images.shape, grad, kernel, **geometry),
-        _call(f"{kind}_grad_kernel", kernel.shape, images, grad, **geometry),
+        _call(f"{kind}_grad_images", images, grad, kernel, **geometry),
+        _call(f"{kind}_grad_kernel", kernel, images, grad, **geometry),
     )
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
+def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+    """Maximum over windows of at most 15x15 of [batch, height, width, channel]; NaN is the largest."""
+    return _max_pool(x, x.shape, window, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(x, shape, window, stride, padding):
+    return _max_pool_forward(x, shape, window, stride, padding)[0]
+
+
+def _max_pool_forward(x, shape, window, stride, padding):
+    batch, height, width, channels = shape
+    height, width = ((size + 2 * padding - window) // stride + 1 for size in (height, width))
+    y = _like(batch, height, width, channels)
+    places = jax.ShapeDtypeStruct(y.shape, jnp.uint8)
+    return _call("max_pool", (y, places), x, window=window, stride=stride, padding=padding)
+
+
+def _max_pool_backward(shape, window, stride, padding, places, grad):
+    geometry = {"window": window, "stride": stride, "padding": padding}
+    return (_call("max_pool_grad", _like(*shape), grad, places, **geometry),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
 def channel_moments(x: jax.Array, shift: jax.Array) -> jax.Array:
     """[2, channel]: the sums over [..., channel] of x - shift and of its square."""
-    return _call("channel_moments", (2, x.shape[-1]), x, shift)
+    return _call("channel_moments", _like(2, x.shape[-1]), x, shift)
 
 
 def normalize_grad_sums(grad, x, mean, scale, bias, low: float, high: float) -> jax.Array:
@@ -93,20 +121,21 @@ def normalize_grad_sums(grad, x, mean, scale, bias, low: float, high: float) -> 
     g is `grad` where low < (x - mean) * scale + bias < high, and zero elsewhere.
     """
     bounds = {"low": np.float32(low), "high": np.float32(high)}
-    return _call("normalize_grad_sums", (2, x.shape[-1]), grad, x, mean, scale, bias, **bounds)
+    return _call("normalize_grad_sums", _like(2, x.shape[-1]), grad, x, mean, scale, bias, **bounds)
 
 
 def _geometry(stride: int, padding: Padding) -> dict[str, int]:
     return {"stride": stride, "top": padding[0][0], "left": padding[1][0]}
 
 
-def _call(name: str, shape: tuple[int, ...], *arrays: jax.Array, **attributes) -> jax.Array:
-    call = jax.ffi.ffi_call(
-        _target(name, _registered()),
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-        vmap_method="sequential",
-    )
+def _call(name: str, results, *arrays: jax.Array, **attributes):
+    """Calls a kernel whose result or results have these shapes and types."""
+    call = jax.ffi.ffi_call(_target(name, _registered()), results, vmap_method="sequential")
     return call(*arrays, **attributes)
+
+
+def _like(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def _target(name: str, version: str) -> str:

@@ -21,7 +21,7 @@ class EpochMetrics:
     Attributes:
       loss: float32 [], sum over steps of the global batch's mean loss.
       correct: int32 [], examples predicted right.
-      failed_step: int32 [], the first step whose loss or gradient was not finite, else -1.
+      failed_step: int32 [], the first step whose loss was not finite, else -1.
     """
 
     loss: Any

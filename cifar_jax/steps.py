@@ -115,14 +115,13 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
 
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
     return TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         ema=_moving_average(config.ema_decay, state, params, batch_stats),
-        metrics=_add_metrics(task, state, loss, correct, finite, len(data[0])),
+        metrics=_add_metrics(task, state, loss, correct, len(data[0])),
     )
 
 
@@ -140,12 +139,12 @@ def _moving_average(decay, state, params, batch_stats):
     return jax.tree.map(lambda old, x: decay * old + (1 - decay) * x, state.ema, new)
 
 
-def _add_metrics(task, state, loss, correct, finite, num_examples):
+def _add_metrics(task, state, loss, correct, num_examples):
     position = state.step % steps_per_epoch(num_examples, task.config.batch_size)
     old = jax.tree.map(
         lambda zero, x: jnp.where(position == 0, zero, x), EpochMetrics.zero(), state.metrics
     )
-    failed_now = jnp.where(finite, -1, state.step)
+    failed_now = jnp.where(jnp.isfinite(loss), -1, state.step)
     return EpochMetrics(
         loss=old.loss + loss,
         correct=old.correct + correct,

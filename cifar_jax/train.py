@@ -269,10 +269,10 @@ def watch(run: Run, dispatch, pace: Pace, bar) -> None:
 
 
 def check_finite(run: Run, metrics, params=(), results=None) -> None:
-    """Raises UserError if a loss, a gradient or a weight is not finite."""
+    """Raises UserError if a loss or a weight is not finite."""
     wrong = None
     if int(metrics.failed_step) >= 0:
-        wrong = f"the loss or its gradient is not finite at step {int(metrics.failed_step)}"
+        wrong = f"the loss is not finite at step {int(metrics.failed_step)}"
     elif not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
         wrong = "a weight is not finite"
     elif any(not np.isfinite(result.loss) for result in (results or {}).values()):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_jax import layers
+from cifar_jax import cpu_kernels, layers
 from cifar_jax.errors import UserError
 
 # Compiling is what takes the time in these tests, running is nothing.
@@ -20,11 +20,21 @@ fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizatio
 # --- Pooling ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("with_kernels", [True, False])
 @pytest.mark.parametrize(
     ("shape", "window", "stride", "padding"),
-    [((2, 7, 8, 3), 2, 2, 0), ((2, 8, 7, 3), 3, 2, 1), ((1, 5, 5, 1), 3, 1, 1)],
+    [
+        ((2, 7, 8, 3), 2, 2, 0),
+        ((2, 8, 7, 3), 3, 2, 1),
+        ((1, 5, 5, 1), 3, 1, 1),
+        ((2, 6, 5, 21), 2, 2, 0),
+    ],
 )
-def test_max_pool_is_the_native_one_forward_and_backward(shape, window, stride, padding):
+def test_max_pool_is_the_native_one_forward_and_backward(
+    shape, window, stride, padding, with_kernels, monkeypatch
+):
+    if not with_kernels:
+        monkeypatch.setattr(cpu_kernels, "available", lambda *arrays: False)
     # Small whole numbers, so that there are ties; negative ones, so that padding must not win.
     x = np.float32(np.random.default_rng(0).integers(-9, -4, size=shape))
 
@@ -41,6 +51,8 @@ def test_max_pool_is_the_native_one_forward_and_backward(shape, window, stride, 
 
     for found, expected in zip(outcome(ours), outcome(native), strict=True):
         np.testing.assert_array_equal(found, expected)
+    x[-1] = -np.inf  # no more than the padding
+    np.testing.assert_array_equal(outcome(ours)[0], native(x))
     x[0, 1, 1, 0] = np.nan  # must not be lost: training stops on it
     assert np.any(np.isnan(ours(x)))
     np.testing.assert_array_equal(ours(x), native(x))
