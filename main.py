@@ -14,16 +14,18 @@ Flags:
   --weights   best (default) or latest of the workdir, or a .safetensors file
   --image     a picture or a folder of pictures; may be repeated
   --json      eval and predict print JSON
+  --compiled  where compiled programs are kept (~/.cache/cifar_jax/compiled), or off
   --distributed, --coordinator_address=HOST:PORT, --num_processes, --process_id
               one run by several processes; under Slurm, --distributed alone
 """
 
+import gc
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cifar_jax import command_line, parallel
+from cifar_jax import command_line, compile_cache, parallel
 from cifar_jax.errors import UserError
 
 flags.DEFINE_enum("mode", "train", ["train", "eval", "predict"], "What to do.")
@@ -32,6 +34,7 @@ flags.DEFINE_string("workdir", "", "The folder of a run.")
 flags.DEFINE_string("weights", "", "best, latest or a file.")
 flags.DEFINE_multi_string("image", [], "Pictures and folders of pictures.")
 flags.DEFINE_bool("json", False, "Machine-readable output of eval and predict.")
+flags.DEFINE_string("compiled", "", "Where compiled programs are kept; off: nowhere.")
 flags.DEFINE_bool("distributed", False, "Join the other processes of this run.")
 flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
 flags.DEFINE_integer("num_processes", None, "How many processes there are.")
@@ -46,6 +49,10 @@ def main(argv: list[str]) -> int:
         "eval": command_line.run_evaluate,
         "predict": command_line.run_predict,
     }
+    # Tracing makes millions of objects, nearly all of them to stay: looking for garbage among them at
+    # Python's usual rate takes a tenth of a start.
+    gc.set_threshold(100_000)
+    compile_cache.enable(args.compiled)
     try:
         alone = args.num_processes is None and args.process_id is None
         if args.distributed or args.coordinator_address or not alone:

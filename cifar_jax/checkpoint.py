@@ -7,11 +7,11 @@ one of the best epoch are kept.
 
 import contextlib
 import copy
+import functools
 import os
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from cifar_jax import files
 from cifar_jax.errors import UserError
@@ -36,15 +36,26 @@ class Checkpoints:
     """The checkpoints of a workdir. Use it in a `with`, or close it: the last save is then done."""
 
     def __init__(self, workdir: str, read_only: bool = False):
+        self._folder = os.path.abspath(os.path.join(workdir, CHECKPOINTS))
+        self._read_only = read_only
         self._policy = _KeepNewestAndBest(newest=2)
-        self._manager = ocp.CheckpointManager(
-            os.path.abspath(os.path.join(workdir, CHECKPOINTS)),
+        if not read_only:
+            with _refused(f"cannot make {self._folder}"):
+                os.makedirs(self._folder, exist_ok=True)
+
+    @functools.cached_property
+    def _manager(self):
+        """Orbax's; made when first needed, as a new run starts sooner without the import."""
+        import orbax.checkpoint as ocp
+
+        return ocp.CheckpointManager(
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._policy,
                 # What a killed save left behind; not while another process may be saving.
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-                create=not read_only,
+                cleanup_tmp_directories=not self._read_only,
+                read_only=self._read_only,
+                create=False,
             ),
             item_names=("state", "progress"),
         )
@@ -57,6 +68,8 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None where there is none."""
+        if not os.path.isdir(self._folder) or not os.listdir(self._folder):
+            return None
         return self._manager.latest_step()
 
     def save(self, state: TrainState, progress: dict, best_step: int | None) -> None:
@@ -67,6 +80,8 @@ class Checkpoints:
           progress: JSON values: {"history": [entry, ...], "seconds": spent in the current epoch}.
           best_step: the step of the best epoch so far, whose checkpoint is to be kept.
         """
+        import orbax.checkpoint as ocp
+
         step = int(state.step)
         if step == self.latest_step():
             return
@@ -76,7 +91,7 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(progress)
         )
-        with _refused(f"cannot save a checkpoint in {self._manager.directory}"):
+        with _refused(f"cannot save a checkpoint in {self._folder}"):
             self._manager.save(step, args=args)
 
     def has(self, step: int) -> bool:
@@ -85,9 +100,11 @@ class Checkpoints:
 
     def read(self, step: int | None = None) -> tuple[dict[str, np.ndarray], dict]:
         """A step's checkpoint or the newest, as ({"params/head/kernel": array, ...}, progress)."""
+        import orbax.checkpoint as ocp
+
         step = self.latest_step() if step is None else step
         args = ocp.args.Composite(state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore())
-        path = self._manager.directory / str(step)
+        path = os.path.join(self._folder, str(step))
         with _refused(f"cannot read {path} (delete that folder to go on from the one before)"):
             restored = self._manager.restore(step, args=args)
         return restored["state"], restored["progress"]
@@ -109,7 +126,7 @@ class Checkpoints:
             or np.shape(saved[name]) != np.shape(wanted[name])
         ]
         if wrong:
-            path = self._manager.directory / str(step)
+            path = os.path.join(self._folder, str(step))
             raise UserError(
                 f"the checkpoint {path} is of another model or optimizer: {', '.join(wrong[:3])}"
             )
@@ -119,12 +136,16 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until the last save is committed."""
-        with _refused(f"cannot save a checkpoint in {self._manager.directory}"):
+        if "_manager" not in vars(self):
+            return
+        with _refused(f"cannot save a checkpoint in {self._folder}"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save and lets go of the folder."""
-        with _refused(f"cannot save a checkpoint in {self._manager.directory}"):
+        if "_manager" not in vars(self):
+            return
+        with _refused(f"cannot save a checkpoint in {self._folder}"):
             self._manager.close()
 
 

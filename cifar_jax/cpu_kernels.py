@@ -171,7 +171,7 @@ def _built() -> tuple[str, Path]:
     Raises UserError where it cannot be compiled or kept, saying why.
     """
     flags = [*_FLAGS, *_target_flags()]
-    ingredients = [_SOURCE.read_text(), jaxlib.__version__, _processor(), *flags]
+    ingredients = [_SOURCE.read_text(), jaxlib.__version__, processor(), *flags]
     version = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]
     library = cache_folder() / f"cpu_kernels_{version}.so"
     if library.exists():
@@ -198,7 +198,7 @@ def _target_flags() -> list[str]:
     return ["-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"]
 
 
-def _processor() -> str:
+def processor() -> str:
     """Tells apart processors with different instructions, which may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -9,7 +9,6 @@ import zlib
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -170,5 +169,7 @@ def barrier(name: str) -> None:
     For where one process may be late: in a collective of JAX, the others give up after 30 seconds.
     """
     if has_others():
+        import orbax.checkpoint as ocp
+
         wait = ocp.multihost.get_barrier_sync_fn()
         wait(key=f"cifar_jax:{name}", timeout_ms=24 * 60 * 60 * 1000)

@@ -1,6 +1,7 @@
 """Pictures of a run: its history, a confusion matrix, a training batch. Equal input, equal files.
 
-Figures are made and drawn by themselves, without pyplot: no display, no global state.
+Figures are made and drawn by themselves, without pyplot: no display, no global state. Matplotlib is
+imported where it draws, so that a run starts without it.
 """
 
 import io
@@ -8,10 +9,6 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cifar_jax import files
 
@@ -23,6 +20,9 @@ DPI = 100
 
 def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -> None:
     """Loss, accuracy and learning rate over the epochs as a PNG; `history` as in `reports`."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(8, 9), layout="constrained")
     loss, accuracy, rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1.3))
     epochs = [entry["epoch"] for entry in history]
@@ -71,6 +71,9 @@ def plot_confusion(
 
     Colours are shares of the true class, so that classes of any size compare.
     """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
     confusion = np.asarray(confusion)
     count = len(class_names)
     with_numbers = count <= 20
@@ -113,6 +116,8 @@ def plot_batch(
 
     Normalisation is undone and every pixel drawn as a square, so that augmentation can be seen.
     """
+    from matplotlib.figure import Figure
+
     images = np.asarray(images[:64], np.float32) * np.float32(std) + np.float32(mean)
     images = np.rint(255 * images.clip(0, 1)).astype(np.uint8)
     number, height, width, _ = images.shape
@@ -146,7 +151,9 @@ def plot_batch(
     _save(path, figure)
 
 
-def _save(path: str | os.PathLike, figure: Figure, dpi: float = DPI) -> None:
+def _save(path: str | os.PathLike, figure, dpi: float = DPI) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # No "Software" entry: the file then depends on the data alone.

@@ -14,9 +14,6 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from tensorboardX import summary as tensorboard_summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from cifar_jax import files
@@ -172,24 +169,38 @@ class TensorBoard:
     """
 
     def __init__(self, logdir: str | os.PathLike, history: Sequence[dict] = ()):
-        os.makedirs(logdir, exist_ok=True)
-        earlier = sum("tfevents" in name for name in os.listdir(logdir))
+        self._logdir = logdir
+        self._history = list(history)
+        self._writer = None
+
+    def _open(self) -> None:
+        """Opens a file of events, at the first entry or at the end: the import may take a second."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        os.makedirs(self._logdir, exist_ok=True)
+        earlier = sum("tfevents" in name for name in os.listdir(self._logdir))
         # The writer under SummaryWriter, not that class: its queue may hold epochs back for minutes
         # and its flush does not wait for them, so a kill would lose more than the last entry.
         # The suffix keeps two starts within one second from sharing a file name, which truncates.
-        self._writer = EventsWriter(os.path.join(logdir, "events"), f".{earlier:04}")
+        self._writer = EventsWriter(os.path.join(self._logdir, "events"), f".{earlier:04}")
         if earlier:
-            purge_step = history[-1]["step"] if history else 0
+            purge_step = self._history[-1]["step"] if self._history else 0
             self._write(Event(step=purge_step, file_version="brain.Event:2"))
             self._write(
                 Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)),
             )
-        for entry in history[-1:] if earlier else history:
+        for entry in self._history[-1:] if earlier else self._history:
             self.add(entry)
         self._writer.flush()
 
     def add(self, entry: dict) -> None:
         """Writes one entry of the history; it is on the disk when this returns."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        if self._writer is None:
+            self._open()
         scalars = {
             f"{quantity}/{split}": entry[f"{key}_{quantity}"]
             for quantity in ("loss", "accuracy")
@@ -198,11 +209,12 @@ class TensorBoard:
         for name in ("epoch", "learning_rate", "images_per_second", "seconds"):
             scalars[name] = entry[name]
         for tag, value in scalars.items():
-            scalar = tensorboard_summary.scalar(tag, value)
-            self._write(Event(step=entry["step"], summary=scalar))
+            self._write(Event(step=entry["step"], summary=scalar(tag, value)))
         self._writer.flush()
 
     def close(self) -> None:
+        if self._writer is None:
+            self._open()
         self._writer.close()
 
     def __enter__(self) -> "TensorBoard":
@@ -211,6 +223,6 @@ class TensorBoard:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _write(self, event: Event) -> None:
+    def _write(self, event) -> None:
         event.wall_time = time.time()
         self._writer.write_event(event)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
@@ -58,29 +59,32 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
 def first_state(run: Run) -> TrainState:
     """The state before the first step: from `init_from` where that is set, else from scratch."""
     config = run.config
-    variables = init_variables(run.task.model, config.seed, config.dataset.image_size)
-    if config.init_from:
-        path = config.init_from
-        if os.path.isdir(path):
-            path = os.path.join(path, files_of.BEST_WEIGHTS)
-        try:
-            variables, notes = weights.init_from(variables, weights.load(path))
-        except UserError as error:
-            raise UserError(f"config.init_from: {error}") from None
-        variables.setdefault("batch_stats", {})
-        say(f"starting from the weights in {path}")
-        for note in notes:
-            say(f"  {note}")
+    state = jax.jit(lambda seed: _fresh_state(run, seed))(np.uint32(config.seed))
+    if not config.init_from:
+        return state
+    path = config.init_from
+    if os.path.isdir(path):
+        path = os.path.join(path, files_of.BEST_WEIGHTS)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    try:
+        variables, notes = weights.init_from(variables, weights.load(path))
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from None
+    variables.setdefault("batch_stats", {})
+    say(f"starting from the weights in {path}")
+    for note in notes:
+        say(f"  {note}")
     return create_state(variables, run.task.optimizer, ema=bool(config.ema_decay))
 
 
 def state_shapes(run: Run) -> TrainState:
     """A state with shapes and dtypes in the place of arrays."""
-    return jax.eval_shape(lambda: _any_state(run))
+    return jax.eval_shape(lambda: _fresh_state(run, 0))
 
 
-def _any_state(run: Run) -> TrainState:
-    variables = init_variables(run.task.model, 0, run.config.dataset.image_size)
+def _fresh_state(run: Run, seed) -> TrainState:
+    """A state from scratch. The seed is an argument: one compiled program is for all of them."""
+    variables = init_variables(run.task.model, seed, run.config.dataset.image_size)
     return create_state(variables, run.task.optimizer, ema=bool(run.config.ema_decay))
 
 

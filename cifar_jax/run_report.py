@@ -1,5 +1,6 @@
 """What a run leaves for people to read: metrics, pictures, the best weights and the report."""
 
+import os
 import platform
 import statistics
 from importlib import metadata
@@ -39,8 +40,9 @@ def export_best(run: Run, state: TrainState, history: list[dict]) -> None:
 
 
 def draw_first_batch(run: Run) -> None:
-    """Writes a picture of the first training batch, augmented, as the network gets it."""
-    if not parallel.is_main():
+    """Writes a picture of the run's first training batch, augmented, unless there is one."""
+    path = run.path(files_of.FIRST_BATCH)
+    if not parallel.is_main() or os.path.exists(path):
         return
     split, config = run.dataset.train, run.config
     places = np.arange(min(64, config.batch_size), dtype=np.int32)
@@ -52,7 +54,6 @@ def draw_first_batch(run: Run) -> None:
 
     images, labels, _ = jax.device_get(first((split.images, split.labels)))
     names = [run.dataset.class_names[label] for label in labels]
-    path = run.path(files_of.FIRST_BATCH)
     plots.plot_batch(path, images, names, run.dataset.mean, run.dataset.std)
 
 

@@ -19,6 +19,7 @@ from cifar_jax.checkpoint import Checkpoints
 from cifar_jax.errors import UserError
 from cifar_jax.run import Run, create_run, describe_data, first_state, say, state_shapes
 from cifar_jax.run_report import best_epoch
+from cifar_jax.start_time import seconds_since_start
 from cifar_jax.state import TrainState, inference_variables
 
 # Between two drawings of history.png.
@@ -51,7 +52,7 @@ class Interruption:
 class Pace:
     """How long steps take: how many to dispatch at once, and images per second.
 
-    The first dispatch compiles, so its time does not count.
+    The first dispatch compiles, so its time does not count. `dispatches` is how many have ended.
     """
 
     def __init__(self, steps_per_dispatch: int, batch_size: int):
@@ -60,6 +61,7 @@ class Pace:
         self._last_count = 0
         self._step_seconds = 0.0
         self._last_end = 0.0
+        self.dispatches = 0
         self.new_epoch()
 
     def new_epoch(self):
@@ -77,6 +79,7 @@ class Pace:
     def ended(self, count: int, start: float) -> None:
         """A dispatch of `count` steps, made at the time `start`, has just ended."""
         end = time.perf_counter()
+        self.dispatches += 1
         if self._last_end:
             seconds = end - max(start, self._last_end)
             self._steps += count
@@ -84,6 +87,10 @@ class Pace:
             self._step_seconds = max(seconds / count, 1e-9)
             self._last_count = count
         self._last_end = end
+
+    def forget(self) -> None:
+        """Leaves the dispatch that is under way out: the host is busy with something else."""
+        self._last_end = 0.0
 
     def images_per_second(self) -> float:
         return self._steps * self._batch_size / self._seconds if self._seconds else 0.0
@@ -104,8 +111,6 @@ def train(config: ConfigDict, workdir: str) -> int:
     parallel.in_every_process(lambda: files_of.write_config(workdir, config), "write_config")
     with Interruption() as interruption, Checkpoints(workdir) as checkpoints:
         state, progress = restore_or_start(run, checkpoints, fresh)
-        # One process has drawn a picture meanwhile.
-        parallel.barrier("start")
         return fit(run, state, progress, checkpoints, interruption)
 
 
@@ -130,7 +135,6 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
         if fresh is None:
             say("no checkpoint was saved yet: starting from the beginning")
             fresh = first_state(run)
-        run_report.draw_first_batch(run)
         return fresh, {"history": [], "seconds": 0.0, "data": data}
     state, progress = checkpoints.restore(state_shapes(run))
     if progress["data"] != data:
@@ -259,6 +263,9 @@ def watch(run: Run, dispatch, pace: Pace, bar) -> None:
     metrics = parallel.unreplicate(metrics)
     pace.ended(count, start)
     check_finite(run, metrics)
+    if pace.dispatches == 1:
+        first_steps_done(run)
+        pace.forget()
     examples = position * run.config.batch_size
     bar.update(
         position,
@@ -266,6 +273,14 @@ def watch(run: Run, dispatch, pace: Pace, bar) -> None:
         int(metrics.correct) / examples,
         pace.images_per_second(),
     )
+
+
+def first_steps_done(run: Run) -> None:
+    """Says how long the start took, and does what was put off until the devices had work to do."""
+    say(f"first steps done {reports.duration(seconds_since_start())} after the start")
+    run_report.draw_first_batch(run)
+    # The others would wait in a collective of the next steps, where they give up after 30 seconds.
+    parallel.barrier("first_batch")
 
 
 def check_finite(run: Run, metrics, params=(), results=None) -> None:

@@ -55,7 +55,10 @@ def arguments(workdir, fields: dict, *more: str) -> list[str]:
 
 
 class Started:
-    """A process that runs `main.py`, to its end or to `point`; `cache` keeps what it compiles."""
+    """A process that runs `main.py`, to its end or to `point`; `cache` keeps what it compiles.
+
+    Without, it compiles everything itself.
+    """
 
     def __init__(self, args: list[str], log: Path, devices: int = 1, point: str = "", cache=None):
         self._log = log
@@ -78,11 +81,10 @@ class StartedPlainly:
 
     def __init__(self, args: list[str], log: Path, devices: int = 1):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": _flags(devices)}
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         self._log = log
         with open(log, "w") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "main.py", *args],
+                [sys.executable, "main.py", "--compiled=off", *args],
                 cwd=ROOT,
                 env=environment,
                 stdout=file,
@@ -323,7 +325,9 @@ def _child(args, log, devices, point, cache):
     os.dup2(descriptor, 2)
     os.environ["XLA_FLAGS"] = _flags(devices)
     jax.config.update("jax_platforms", "cpu")
-    if cache:
+    if not cache:
+        args = ["--compiled=off", *args]
+    else:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     os.chdir(ROOT)

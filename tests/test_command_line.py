@@ -88,6 +88,14 @@ def everything_in(folder):
     return sorted(folder.rglob("*")), runs.digests(folder)
 
 
+def test_a_run_leaves_what_people_read(trained):
+    assert {path.name for path in trained.workdir.iterdir()} == {
+        "config.json", "metrics.jsonl", "history.png", "first_batch.png", "confusion_latest.png",
+        "report.json", "best.safetensors", "checkpoints", "tensorboard",
+    }  # fmt: skip
+    assert len(list((trained.workdir / "tensorboard").iterdir())) == 1
+
+
 def test_without_a_config_the_recipes_are_listed_with_a_line_each(trained):
     for args in ((), ("--config=",), ("--config",)):
         first, *lines = trained.call(*args).refusal().splitlines()
