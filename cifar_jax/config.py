@@ -55,6 +55,7 @@ NOT_PART_OF_THE_RECIPE = (
     "dataset.cache_dir",
     "steps_per_dispatch",
     "checkpoint_minutes",
+    "profile",
 )
 
 

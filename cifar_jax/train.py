@@ -17,6 +17,7 @@ from cifar_jax import datasets, evaluate, parallel, reports, run_report, steps, 
 from cifar_jax import workdir as files_of
 from cifar_jax.checkpoint import Checkpoints
 from cifar_jax.errors import UserError
+from cifar_jax.profiling import Profile
 from cifar_jax.run import Run, create_run, describe_data, first_state, say, state_shapes
 from cifar_jax.run_report import best_epoch
 from cifar_jax.start_time import seconds_since_start
@@ -109,9 +110,13 @@ def train(config: ConfigDict, workdir: str) -> int:
     same = (config_lib.recipe(config), describe_data(run.dataset))
     parallel.check_same("recipe or data", repr(same))
     parallel.in_every_process(lambda: files_of.write_config(workdir, config), "write_config")
-    with Interruption() as interruption, Checkpoints(workdir) as checkpoints:
+    with (
+        Profile(config.profile) as profile,
+        Interruption() as interruption,
+        Checkpoints(workdir) as checkpoints,
+    ):
         state, progress = restore_or_start(run, checkpoints, fresh)
-        return fit(run, state, progress, checkpoints, interruption)
+        return fit(run, state, progress, checkpoints, interruption, profile)
 
 
 def prepare(config: ConfigDict, workdir: str) -> tuple[Run, TrainState | None]:
@@ -147,7 +152,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     return state, progress
 
 
-def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption) -> int:
+def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption, profile) -> int:
     """Runs the epochs that are left; returns the exit status."""
     config, per_epoch = run.config, run.steps_per_epoch
     history = progress["history"]
@@ -177,6 +182,8 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption)
         pace.new_epoch()
 
         def pause():  # Called only while this iteration lasts.
+            if profile.follow(pace.dispatches):
+                pace.forget()
             due = time.perf_counter() - last_save > 60 * config.checkpoint_minutes  # noqa: B023
             return any(parallel.agree(int(due), interruption.signal))
 
@@ -246,7 +253,8 @@ def run_steps(run: Run, train_steps, state, data, position: int, pace: Pace, pau
     while position < run.steps_per_epoch:
         (count,) = parallel.agree(min(pace.next_count(), run.steps_per_epoch - position))
         start = time.perf_counter()
-        state, metrics = train_steps(state, data, np.int32(count))
+        with jax.profiler.StepTraceAnnotation("train", step_num=position):
+            state, metrics = train_steps(state, data, np.int32(count))
         position += count
         if pending:
             watch(run, pending, pace, bar)

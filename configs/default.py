@@ -108,4 +108,6 @@ def get_config() -> ConfigDict:
     config.steps_per_dispatch = 0
     # Save within an epoch once this much time has passed since the last save.
     config.checkpoint_minutes = 10.0
+    # A folder to trace a few dispatches into, for TensorBoard and Perfetto; empty: none.
+    config.profile = ""
     return config

@@ -26,6 +26,7 @@ FREE = {
     "lr_schedule.boundaries",
     "optimizer.decay_bias_and_norm",
     "optimizer.nesterov",
+    "profile",
     "sync_batch_norm",
 }
 
