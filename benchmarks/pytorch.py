@@ -317,7 +317,7 @@ def check_evaluation(job: common.Job) -> dict:
 
 def exact_network(job: common.Job, moved: bool) -> nn.Module:
     """The network with the reference's weights, in float32 throughout."""
-    network = prepare(job, dataclasses.replace(job.settings, threads=job.threads))
+    network = prepare(job, common.Settings(channels_last=True, threads=job.threads))
     torch.backends.cudnn.allow_tf32 = False
     if moved:
         torch.manual_seed(0)
@@ -329,7 +329,7 @@ def exact_network(job: common.Job, moved: bool) -> nn.Module:
 
 def exact_loss(network, images, labels):
     device = next(network.parameters()).device
-    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(device)
+    images = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
     return F.cross_entropy(network(images), torch.from_numpy(labels).long().to(device))
 
 
