@@ -22,6 +22,11 @@ Flags:
 import gc
 import sys
 
+from cifar_jax import malloc
+
+if __name__ == "__main__":
+    malloc.restart_with_settings()  # before the imports, so that it takes milliseconds
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import common
-from cifar_jax import datasets
+from cifar_jax import datasets, malloc
 from cifar_jax.errors import UserError
 from configs import default
 
@@ -89,6 +89,7 @@ def work(side: str, job: common.Job, **environment: str) -> dict:
                 **os.environ,
                 "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[job.device],
                 "JAX_ENABLE_COMPILATION_CACHE": "false",
+                "GLIBC_TUNABLES": malloc.SETTINGS,  # as main.py has them; they help PyTorch too
                 "TORCHINDUCTOR_CACHE_DIR": cache,
                 **environment,
             },

@@ -49,7 +49,7 @@ def available(*arrays: jax.Array) -> bool:
     return (
         all(x.dtype == jnp.float32 for x in arrays)
         and jax.default_backend() == "cpu"
-        and _registered() is not None
+        and version() is not None
     )
 
 
@@ -130,7 +130,7 @@ def _geometry(stride: int, padding: Padding) -> dict[str, int]:
 
 def _call(name: str, results, *arrays: jax.Array, **attributes):
     """Calls a kernel whose result or results have these shapes and types."""
-    call = jax.ffi.ffi_call(_target(name, _registered()), results, vmap_method="sequential")
+    call = jax.ffi.ffi_call(_target(name, version()), results, vmap_method="sequential")
     return call(*arrays, **attributes)
 
 
@@ -144,7 +144,7 @@ def _target(name: str, version: str) -> str:
 
 
 @functools.cache
-def _registered() -> str | None:
+def version() -> str | None:
     """The version of the kernels that XLA can call from now on; None where there are none."""
     if os.environ.get("CIFAR_JAX_CPU_KERNELS") == "0":
         return None

@@ -18,9 +18,27 @@ from cifar_jax import cpu_kernels, normalization
 from cifar_jax.convolution import conv_general_dilated
 from cifar_jax.errors import UserError
 
+
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0). The gradient is made of the result, which the next layer keeps anyway, not of x."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y, grad):
+    return (jnp.where(y > 0, grad, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
 # By name, as the config has them. gelu is the exact one (by erf), PyTorch's default.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": nn.relu,
+    "relu": relu,
     "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.01),
     "selu": nn.selu,
     "gelu": functools.partial(nn.gelu, approximate=False),

@@ -26,7 +26,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cifar_jax import checkpoint, command_line, reports, weights
+from cifar_jax import checkpoint, command_line, cpu_kernels, reports, weights
+
+# Built before any process is forked, as tests have cache folders of their own.
+cpu_kernels.version()
 
 ROOT = Path(command_line.__file__).resolve().parents[1]
 # Nothing here takes a tenth of it, on two busy cores.

@@ -105,9 +105,9 @@ def unbuilt(monkeypatch, tmp_path):
     """As on a machine where the kernels were never built, with an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cpu_kernels, "_register", lambda version, library: None)  # once a process
-    cpu_kernels._registered.cache_clear()
+    cpu_kernels.version.cache_clear()
     yield tmp_path
-    cpu_kernels._registered.cache_clear()
+    cpu_kernels.version.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_the_kernels_are_compiled_once(unbuilt, monkeypatch):
         pytest.skip("there is no C++ compiler")
     (library,) = unbuilt.rglob("*.so")
     before = hashlib.sha256(library.read_bytes()).digest()
-    cpu_kernels._registered.cache_clear()
+    cpu_kernels.version.cache_clear()
     monkeypatch.setenv("CXX", "false")
     assert cpu_kernels.available()
     assert hashlib.sha256(library.read_bytes()).digest() == before

@@ -34,11 +34,11 @@ class LeNet(nn.Module):
                 dtype=self.dtype,
                 name=f"conv{i}",
             )(x)
-            x = layers.max_pool(nn.relu(x), window=2, stride=2)
+            x = layers.max_pool(layers.relu(x), window=2, stride=2)
         x = x.reshape(x.shape[0], -1)
         dense = functools.partial(layers.torch_dense, dtype=self.dtype)
-        x = nn.relu(dense(120, x.shape[-1], name="dense1")(x))
-        x = nn.relu(dense(84, x.shape[-1], name="dense2")(x))
+        x = layers.relu(dense(120, x.shape[-1], name="dense1")(x))
+        x = layers.relu(dense(84, x.shape[-1], name="dense2")(x))
         return layers.at_least_float32(dense(self.num_classes, x.shape[-1], name="head")(x))
 
 

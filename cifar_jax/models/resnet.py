@@ -37,7 +37,7 @@ class BlockV1(nn.Module):
         x = self.conv(self.channels, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
         x = self.norm(name="bn1", activation="relu")(x, train)
         x = self.conv(self.channels, (3, 3), padding=1, name="conv2")(x)
-        return nn.relu(shortcut + self.norm(name="bn2")(x, train))
+        return layers.relu(shortcut + self.norm(name="bn2")(x, train))
 
 
 class BlockV2(nn.Module):
