@@ -1,4 +1,4 @@
-"""Convolution and the sums of batch norm on the CPU, in float32, by kernels of our own.
+"""Convolution, max pooling and batch norm's sums on the CPU, in float32, by kernels of our own.
 
 `cpu_kernels.cc` is compiled when a CPU first needs it, with the C++ compiler that the machine has (CXX,
 else c++, g++ or clang++), which takes a few seconds, and the result is kept in the user's cache folder.
