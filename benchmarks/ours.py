@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import common
 from cifar_jax import augment, parallel, run, steps
 from cifar_jax import config as config_lib
-from cifar_jax.datasets import Dataset, Split
+from cifar_jax.datasets import Dataset, Split, aligned
 from cifar_jax.state import EpochMetrics, inference_variables
 from configs import default
 
@@ -20,7 +20,7 @@ def create_run(job: common.Job) -> run.Run:
     config = config_lib.from_json(json.dumps(job.config), default.get_config())
     config_lib.validate(config, default.get_config())
     parallel.check_batch_size(config.batch_size)
-    split = Split(*common.load_images(job.data))
+    split = Split(*map(aligned, common.load_images(job.data)))
     names = tuple(str(i) for i in range(common.CLASSES))
     dataset = Dataset("benchmark", split, split, None, names, tuple(job.mean), tuple(job.std))
     return run.create_run(config, "", dataset)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax import datasets, sources
+from cifar_jax import datasets, parallel, sources
 from cifar_jax.errors import UserError
 from cifar_jax.files import cache_folder
 from cifar_jax.sources import archives
@@ -304,6 +304,15 @@ def test_exactly_all_examples_are_allowed(cifar10):
     cifar10.update({"train_examples": 40, "validation_examples": 20})
     data = datasets.load(cifar10, seed=0)
     assert (len(data.train.labels), len(data.validation.labels)) == (40, 20)
+
+
+@pytest.mark.parametrize("train_examples", [0, 7])
+def test_a_cpu_uses_the_images_where_they_lie(cifar10, train_examples):
+    cifar10.train_examples = train_examples
+    dataset = datasets.load(cifar10, seed=0)
+    for split in (dataset.train, dataset.test):
+        placed = parallel.place(split.images).addressable_shards[0].data
+        assert placed.unsafe_buffer_pointer() == split.images.ctypes.data
 
 
 def test_a_dataset_cannot_be_changed_by_accident(cifar10):
