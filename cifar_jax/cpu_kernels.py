@@ -1,6 +1,6 @@
 """Convolution, max pooling and batch norm's sums on the CPU, in float32, by kernels of our own.
 
-`cpu_kernels.cc` is compiled when a CPU first needs it, with the C++ compiler that the machine has (CXX,
+`kernels/` is compiled when a CPU first needs it, with the C++ compiler that the machine has (CXX,
 else c++, g++ or clang++), which takes a few seconds, and the result is kept in the user's cache folder.
 Where there is no compiler, and for other types, the callers use XLA's operations: the same results to
 rounding, a fraction of the speed. CIFAR_JAX_CPU_KERNELS=0 in the environment asks for those.
@@ -25,7 +25,7 @@ import numpy as np
 from cifar_jax.errors import UserError
 from cifar_jax.files import atomic_path, cache_folder, reason
 
-_SOURCE = Path(__file__).with_suffix(".cc")
+_SOURCE = Path(__file__).parent / "kernels" / "kernels.cc"
 _NAMES = (
     "conv_forward",
     "conv_grad_images",
@@ -171,7 +171,8 @@ def _built() -> tuple[str, Path]:
     Raises UserError where it cannot be compiled or kept, saying why.
     """
     flags = [*_FLAGS, *_target_flags()]
-    ingredients = [_SOURCE.read_text(), jaxlib.__version__, processor(), *flags]
+    sources = [path.read_text() for path in (_SOURCE, *sorted(_SOURCE.parent.glob("*.h")))]
+    ingredients = [*sources, jaxlib.__version__, processor(), *flags]
     version = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]
     library = cache_folder() / f"cpu_kernels_{version}.so"
     if library.exists():

@@ -76,11 +76,13 @@ from cifar_jax import cpu_kernels
 assert cpu_kernels.available()
 rng = np.random.default_rng(0)
 digest = hashlib.sha256()
-for depthwise, channels in ((False, 48), (True, 40)):
+for depthwise, channels, stride in ((False, 48, 2), (False, 48, 1), (True, 40, 2)):
     images = rng.normal(size=(16, 32, 32, channels)).astype("float32")
     kernel = rng.normal(size=(3, 3, 1 if depthwise else channels, channels)).astype("float32")
     out, vjp = jax.vjp(
-        lambda x, w: cpu_kernels.convolve(x, w, 2, ((1, 1), (1, 1)), depthwise), images, kernel
+        lambda x, w: cpu_kernels.convolve(x, w, stride, ((1, 1), (1, 1)), depthwise),
+        images,
+        kernel,
     )
     for array in (out, *vjp(out), cpu_kernels.channel_moments(images, images[0, 0, 0])):
         digest.update(np.asarray(array).tobytes())
