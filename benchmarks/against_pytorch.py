@@ -145,6 +145,7 @@ HEAD = (
     "PyTorch, images/s",
     "ratio",
     "share of peak, ours / PyTorch",
+    "input, share of our step",
     "first call in s, ours / PyTorch",
     "memory of the process in MiB, ours / PyTorch",
     "after the first call, ours / PyTorch",
@@ -190,11 +191,20 @@ def measure(job: common.Job, args, name: str, peak: float) -> tuple:
         *map(common.summary, rates),
         f"**{middle[0] / middle[1]:.2f}** ({min(ratios):.2f} to {max(ratios):.2f})",
         " / ".join(f"{rate * operations / peak:.0%}" for rate in middle),
+        input_share(ours),
         both("first_call", "{:.1f}"),
         both(memory),
         "-" if args.device == "gpu" else both("memory_after_first"),
         settings,
     )
+
+
+def input_share(results: list[dict]) -> str:
+    """What the making of batches takes by itself, as a share of a step; a dash in evaluation."""
+    if "input" not in results[0]:
+        return "-"
+    shares = [result["input"] / statistics.median(result["step"]) for result in results]
+    return f"{statistics.median(shares):.1%}"
 
 
 def measure_machine(args, folder: str) -> tuple[float, str]:

@@ -1,6 +1,8 @@
 """The worker of our side: the project's own functions, called as `cifar_jax.train` calls them."""
 
+import functools
 import json
+import statistics
 from importlib import metadata
 
 import jax
@@ -13,6 +15,9 @@ from cifar_jax import config as config_lib
 from cifar_jax.datasets import Dataset, Split, aligned
 from cifar_jax.state import EpochMetrics, inference_variables
 from configs import default
+
+# How long the making of batches is measured by itself.
+INPUT_SECONDS = 2.0
 
 
 def create_run(job: common.Job) -> run.Run:
@@ -42,7 +47,24 @@ def train(job: common.Job) -> dict:
         if failed >= 0:
             raise FloatingPointError(f"the loss is not finite at step {failed}")
 
-    return common.measure(take, job.seconds, job.steps) | facts()
+    measured = common.measure(take, job.seconds, job.steps)
+    inputs = common.measure(batch_maker(task_run, data), INPUT_SECONDS)
+    return measured | {"input": statistics.median(inputs["step"])} | facts()
+
+
+def batch_maker(task_run: run.Run, data):
+    """`take(count)`, which makes the batches of `count` steps, augmented, and does nothing with them."""
+    task = task_run.task
+    places = np.arange(task.config.batch_size, dtype=np.int32)
+
+    @jax.jit
+    def make(data, count):
+        order = steps.epoch_order(task.config.seed, 0, len(data[0]))
+        batch = functools.partial(steps.training_batch, task, data, order, places=places)
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: batch(step=0)))
+        return jax.lax.fori_loop(0, count, lambda step, _: batch(step=step), zeros)
+
+    return lambda count: jax.block_until_ready(make(data, np.int32(count)))
 
 
 def evaluate(job: common.Job) -> dict:
