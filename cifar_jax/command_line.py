@@ -8,11 +8,23 @@ import os
 import sys
 import traceback
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
-from cifar_jax import datasets, evaluate, files, inference, parallel, plots, predict, reports, train
+from cifar_jax import (
+    datasets,
+    determinism,
+    evaluate,
+    files,
+    inference,
+    parallel,
+    plots,
+    predict,
+    reports,
+    run,
+    train,
+)
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
 from cifar_jax.run import say
@@ -31,24 +43,92 @@ RECIPES = os.path.dirname(os.path.abspath(default.__file__))
 
 
 def parse(argv: list[str], usage: str) -> list[str]:
-    """Parses the flags and loads the config; for a mistake, says it in a line and exits with 2."""
+    """Parses the flags and loads the config; for mistakes, says each in a line and exits with 2."""
     if any(arg in HELP for arg in argv[1:]):
         print(usage)
         sys.exit(0)
     try:
-        rest = flags.FLAGS(argv)
-        _check_config(flags.FLAGS.config, _recipe(argv))
-        _check_mode(flags.FLAGS)
-    except Exception as error:
-        _refuse(_explain(error, argv))
+        return _parse(argv)
+    except (Exception, SystemExit) as error:  # a recipe may call sys.exit
+        first = _explain(error, argv)
+    lines = _mistakes(argv) or [first]
+    print("error: " + "\n".join(lines), file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses in place, into flags.FLAGS; raises nearly anything for a mistake."""
+    rest = flags.FLAGS(argv)
+    _check_config(flags.FLAGS.config, _recipe(argv))
+    _check_mode(flags.FLAGS)
     if len(rest) > 1:
-        _refuse(f"unexpected argument {rest[1]!r}: every flag starts with --")
+        raise UserError(f"unexpected argument {files.shown(rest[1])!r}: every flag starts with --")
     return rest
 
 
-def _refuse(message: str):
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+def _mistakes(argv: list[str]) -> list[str]:
+    """A line on each flag that is wrong by itself, then on each field of what the others make.
+
+    The recipe is loaded again with each flag: that costs time only where something is wrong.
+    """
+    groups = _groups(argv[1:])
+    is_recipe = [_name(group[0]) == "config" for group in groups]
+    lines, wrong = [], set()
+    for place in range(len(groups)):
+        # A flag's mistake is one if the recipe alone, in its place before or after, has none.
+        tried = [g for i, g in enumerate(groups) if is_recipe[i] or i == place]
+        error = _try([argv[0], *(arg for g in tried for arg in g)])
+        if error is not None:
+            wrong.add(place)
+            lines.append(_explain(error, [argv[0], *(arg for g in tried for arg in g)]))
+            if is_recipe[place]:
+                return lines[-1:]
+    rest = [arg for i, group in enumerate(groups) if i not in wrong for arg in group]
+    error = _try([argv[0], *rest])
+    if error is not None:
+        return [*lines, _explain(error, [argv[0], *rest])]
+    if isinstance(flags.FLAGS.config, ConfigDict):
+        try:
+            config_lib.validate(flags.FLAGS.config, default.get_config())
+        except UserError as several:
+            lines += str(several).splitlines()
+    return list(dict.fromkeys(lines))
+
+
+def _groups(args: list[str]) -> list[tuple[str, ...]]:
+    """The flags, each with the value that comes after it: ("--config.seed=1",), ("--image", "a.png")."""
+    groups = []
+    for arg in args:
+        if groups and not arg.startswith("-") and groups[-1][0].startswith("-"):
+            first = groups[-1][0]
+            is_switch = _name(first) in flags.FLAGS and flags.FLAGS[_name(first)].boolean
+            if "=" not in first and len(groups[-1]) == 1 and not is_switch:
+                groups[-1] = (first, arg)
+                continue
+        groups.append((arg,))
+    return groups
+
+
+def _name(arg: str) -> str:
+    return arg.lstrip("-").partition("=")[0]
+
+
+def _try(argv: list[str]) -> BaseException | None:
+    """Why these arguments do not parse, if they do not."""
+    # config_flags defines a flag for each field that it finds in sys.argv.
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)
+    verbosity = logging.get_verbosity()  # a flag too
+    flags.FLAGS.unparse_flags()
+    logging.set_verbosity(verbosity)
+    before, sys.argv = sys.argv, argv
+    try:
+        _parse(argv)
+    except (Exception, SystemExit) as error:
+        return error
+    finally:
+        sys.argv = before
+    return None
 
 
 def _arguments(argv: list[str]) -> list[tuple[str, str]]:
@@ -104,7 +184,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
             return f"--{name} is a group of fields, --{name}.FIELD with one of {', '.join(fields)}"
         elif name.startswith("config.") and name not in names | groups:
             hint = config_lib.nearest(name, names)
-            return f"there is no field --{name}{hint} (configs/default.py explains every field)"
+            return f"there is no field --{files.shown(name)}{hint} (configs/default.py explains every field)"
         elif name.startswith("config.") and recipe is None:
             return (
                 f"--{name} changes a field of a recipe: put --config=RECIPE before it "
@@ -146,6 +226,8 @@ def _explain_recipe(error: BaseException, recipe: str) -> str:
         error = error.__context__
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, SystemExit):
+        return f"the recipe {recipe} ends the program: get_config() is to return a config"
     if isinstance(error, AttributeError) and error.name == "get_config":
         return f"the recipe {recipe} has no function get_config"
     where = f", line {lines[-1]}" if lines else ""
@@ -175,6 +257,7 @@ def _missing_config() -> UserError:
 
 def run_train(args) -> int:
     """--mode=train: a new run, or on with the one in --workdir; returns the exit status."""
+    _set_determinism(args)
     config = parallel.in_every_process(lambda: _config_to_train(args), "config")
     if args.workdir:
         return train.train(config, args.workdir)
@@ -190,6 +273,17 @@ def run_train(args) -> int:
         raise
 
 
+def _set_determinism(args) -> None:
+    """Does what config.deterministic asks for; first of all, as anything may start the devices."""
+    config = args.config
+    if config is None and args.workdir:
+        # What is wrong with the workdir is said where its config is needed.
+        with contextlib.suppress(UserError):
+            config = files_of.read_config(args.workdir, default.get_config())
+    if config is not None and config.get("deterministic") is True:
+        determinism.enable()
+
+
 def _config_to_train(args) -> ConfigDict:
     """The config of --config or of --workdir, which is sound and fits the workdir."""
     config = args.config
@@ -202,11 +296,14 @@ def _config_to_train(args) -> ConfigDict:
         files_of.check_recipe(args.workdir, config, default.get_config())
     elif parallel.has_others():
         raise UserError("a run by several processes needs --workdir, the same for all")
+    if config.init_from and not (args.workdir and files_of.has_run(args.workdir)):
+        run.check_init_from(config)
     return config
 
 
 def run_evaluate(args) -> int:
     """--mode=eval: accuracy on the test split, overall and per class."""
+    _set_determinism(args)
     which = args.weights or "best"
     found = inference.find_weights(which, args.workdir, default.get_config())
     config = args.config

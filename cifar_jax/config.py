@@ -1,14 +1,20 @@
 """What a config field may be: mistakes of a config are found here, before anything is loaded."""
 
+import copy
 import difflib
 import itertools
 import json
 import math
+from collections.abc import Iterator
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from cifar_jax import models
+from cifar_jax import memory, models, weights
 from cifar_jax.errors import UserError
+
+# Of a workdir's config.json and report.json; raise it when an older program would misread them.
+FORMAT = 1
 
 CHOICES = {
     "dataset.labels": ("fine", "coarse"),
@@ -17,42 +23,58 @@ CHOICES = {
     "lr_schedule.name": ("step", "constant", "cosine", "linear", "one_cycle"),
 }
 
+# Steps and examples are counted in int32, and numbers are computed with in float32.
+COUNT = 2**31 - 1
+FINITE = float(np.finfo(np.float32).max)
+TINY = float(np.finfo(np.float32).tiny)
+
 # Inclusive bounds.
 RANGES = {
     "seed": (0, 2**32 - 1),
-    "num_epochs": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "eval_batch_size": (1, math.inf),
-    "steps_per_dispatch": (0, math.inf),
-    "checkpoint_minutes": (0, math.inf),
-    "dataset.image_size": (1, 1024),
-    "dataset.train_examples": (0, math.inf),
-    "dataset.validation_examples": (0, math.inf),
+    "num_epochs": (1, COUNT),
+    "batch_size": (1, COUNT),
+    "eval_batch_size": (1, COUNT),
+    "steps_per_dispatch": (0, COUNT),
+    "checkpoint_minutes": (0, FINITE),
+    "dataset.image_size": (1, weights.LARGEST_IMAGE),
+    "dataset.train_examples": (0, COUNT),
+    "dataset.validation_examples": (0, COUNT),
     "augment.crop_padding": (0, 1024),
     "augment.cutout": (0, 1024),
-    "augment.mixup": (0, math.inf),
+    "augment.mixup": (0, 1000),
     "label_smoothing": (0, 1),
     "ema_decay": (0, 1),
     "optimizer.momentum": (0, 1),
     "optimizer.beta1": (0, 1),
     "optimizer.beta2": (0, 1),
-    "optimizer.epsilon": (0, math.inf),
-    "optimizer.weight_decay": (0, math.inf),
-    "optimizer.clip_norm": (0, math.inf),
-    "lr_schedule.learning_rate": (0, math.inf),
-    "lr_schedule.factor": (0, math.inf),
-    "lr_schedule.warmup_epochs": (0, math.inf),
+    "optimizer.epsilon": (TINY, FINITE),
+    "optimizer.weight_decay": (0, FINITE),
+    "optimizer.clip_norm": (0, FINITE),
+    "lr_schedule.learning_rate": (0, FINITE),
+    "lr_schedule.factor": (0, FINITE),
+    "lr_schedule.warmup_epochs": (0, COUNT),
     "lr_schedule.final_fraction": (0, 1),
 }
 
-# The bound that the field must not reach: Adam would divide by zero.
-EXCLUDED = {"optimizer.beta1": 1, "optimizer.beta2": 1, "optimizer.epsilon": 0}
+# The bound that the field must not reach, in float32: Adam would divide by zero, labels would say
+# nothing, an average would stay where it began.
+EXCLUDED = {"label_smoothing": 1, "ema_decay": 1, "optimizer.beta1": 1, "optimizer.beta2": 1}
+
+# Far below, what is drawn from a Beta distribution in float32 is NaN.
+LEAST_MIXUP = 1e-6
+
+# Longer tuples would take minutes to compile.
+MOST_BOUNDARIES = 1000
+
+# Training images of the sets that everyone knows; what another set has is seen when it is loaded.
+TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1437}
 
 # Where and how a run works, not what it computes: these may differ when a run is resumed.
 NOT_PART_OF_THE_RECIPE = (
     "dataset.data_dir",
     "dataset.archive",
     "dataset.cache_dir",
+    "deterministic",
     "steps_per_dispatch",
     "checkpoint_minutes",
     "profile",
@@ -68,36 +90,53 @@ def flatten(config: ConfigDict) -> dict:
             if isinstance(value, dict):
                 visit(f"{prefix}{name}.", value)
             else:
-                flat[prefix + name] = value
+                flat[prefix + name] = list(value) if isinstance(value, tuple) else value
 
-    visit("", json.loads(to_json(config)))
+    visit("", config.to_dict())
     return flat
 
 
 def to_json(config: ConfigDict) -> str:
     """The resolved config as JSON that `from_json` reads."""
-    return json.dumps(config.to_dict(), indent=2) + "\n"
+    return json.dumps({"format": FORMAT, **config.to_dict()}, indent=2) + "\n"
 
 
 def from_json(text: str, default: ConfigDict) -> ConfigDict:
     """A config of the fields of `default` with the values in `text`.
 
     Raises:
-      UserError: the text is not a config, or names a field that there is not.
+      UserError: the text is not a config, is of another format, or names a field that there is not.
     """
-    config = ConfigDict(default)
+    config = copy.deepcopy(default)
     try:
+        values = json.loads(text)
+        check_format(values)
         with config.unlocked():
-            _update(config, json.loads(text))
-    except (ValueError, TypeError) as error:
+            _update(config, values)
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"not a config of this version: {error}") from None
     return config
 
 
+def check_format(values) -> None:
+    """Raises UserError where the JSON of a workdir's file has an unknown format version.
+
+    One without a version is from before there were any, and of the first.
+    """
+    version = values.get("format", FORMAT) if isinstance(values, dict) else FORMAT
+    if version != FORMAT or isinstance(version, bool):
+        raise UserError(
+            f"it has format version {shown(version)}, but this program reads {FORMAT}: use the "
+            "program that wrote it, or a newer one"
+        )
+
+
 def _update(config, values):
     if not isinstance(values, dict):
-        raise ValueError(f"{values!r} where a group of fields should be")
+        raise ValueError(f"{shown(values)} where a group of fields should be")
     for name, value in values.items():
+        if name == "format" and name not in config:
+            continue
         if name not in config:
             raise ValueError(f"there is no field {name!r}{nearest(name, config)}")
         if isinstance(config[name], ConfigDict):
@@ -128,50 +167,78 @@ def model_options(config: ConfigDict) -> dict:
 
 
 def nearest(name: str, names) -> str:
-    """ "; did you mean 'x'?" for a misspelt name, or nothing."""
-    found = difflib.get_close_matches(str(name), list(names), n=1)
+    """ "; did you mean 'x'?" for a misspelt name, or nothing.
+
+    Names with dots are also found by what is after the last: "learning_rate" is nearest to
+    "lr_schedule.learning_rate".
+    """
+    by_end = {}
+    for candidate in names:
+        by_end.setdefault(str(candidate).rpartition(".")[2], str(candidate))
+    end = str(name)[:100].rpartition(".")[2]
+    found = difflib.get_close_matches(str(name)[:100], [str(x) for x in names], n=1, cutoff=0.75)
+    found = found or [by_end[x] for x in difflib.get_close_matches(end, list(by_end), n=1)]
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def shown(value) -> str:
+    """A value for a line: as in Python, cut where it is long."""
+    try:
+        text = repr(value.to_dict() if isinstance(value, ConfigDict) else value)
+    except ValueError:  # more digits than Python writes
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
 def validate(config: ConfigDict, default: ConfigDict) -> None:
-    """Raises UserError with a line for each field that is wrong.
+    """Raises UserError with a line for each field that is wrong, all at once.
 
     Args:
       config: the recipe, with what the command line changes.
       default: configs/default.py, for the fields that there are and their types.
     """
-    # What is said about the values takes for granted that the fields are there.
-    errors = _field_errors(config, default)
-    if not errors:
-        flat = flatten(config)
-        errors = (
-            _choice_errors(flat)
-            + _range_errors(flat)
-            + _schedule_errors(flat)
-            + _dataset_errors(flat)
-            + _model_errors(config)
-        )
+    # A field that is wrong is looked at no further, the others as if it had its default.
+    checked = copy.deepcopy(default)  # ConfigDict(default) would share its groups
+    errors = _field_errors(config, default, checked)
+    flat, defaults = flatten(checked), flatten(default)
+    for check in (_choice_errors, _range_errors, _contradictions):
+        wrong = {name for names, _ in errors for name in names}
+        flat |= {name: defaults[name] for name in wrong & defaults.keys()}
+        errors += [(names, words) for names, words in check(flat) if not wrong & {*names}]
+    wrong = {name for names, _ in errors for name in names}
+    errors += _model_errors(checked, wrong)
     if errors:
-        raise UserError("\n".join(f"config: {error}" for error in errors))
+        raise UserError("\n".join(f"config: {words}" for _, words in errors))
 
 
-def _field_errors(config, default, prefix="") -> list[str]:
-    """Fields that there are not, that are missing or of another type."""
+# Each of the following gives ((names of fields, ...), what is wrong).
+Errors = Iterator[tuple[tuple[str, ...], str]]
+
+
+def _field_errors(config, default, checked, prefix="") -> list:
+    """Fields that there are not, that are missing or of another type; fills `checked` with the others."""
     if not isinstance(config, ConfigDict):
-        return [f"{prefix.rstrip('.')} is {config!r}, but is a group of fields"]
+        names = tuple(f"{prefix}{name}" for name in default)
+        return [(names, f"{prefix.rstrip('.')} is {shown(config)}, but is a group of fields")]
     errors = []
     for name in config:
         if name not in default:
-            errors.append(f"there is no field {prefix}{name}{nearest(name, default)}")
+            field = f"{prefix}{name}"
+            hint = nearest(field, [f"{prefix}{right}" for right in default])
+            errors.append(((field,), f"there is no field {field}{hint}"))
     for name in default:
+        field = f"{prefix}{name}"
         if name not in config:
-            errors.append(f"{prefix}{name} is missing: start from configs/default.py")
+            errors.append(((field,), f"{field} is missing: start from configs/default.py"))
         elif isinstance(default[name], ConfigDict):
-            errors += _field_errors(config[name], default[name], f"{prefix}{name}.")
+            errors += _field_errors(config[name], default[name], checked[name], f"{field}.")
         elif config[name] is not None or default[name] is not None:
             takes = _mismatch(config[name], default.get_type(name))
             if takes:
-                errors.append(f"{prefix}{name} is {config[name]!r}, but takes {takes}")
+                errors.append(((field,), f"{field} is {shown(config[name])}, but takes {takes}"))
+            else:
+                value = config[name]
+                checked[name] = tuple(value) if isinstance(value, list) else value
     return errors
 
 
@@ -183,67 +250,138 @@ def _mismatch(value, kind: type) -> str:
     if kind is float:
         # NaN and infinity have their own words, where the bounds are.
         return "" if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+    if kind is str and isinstance(value, str) and "\0" in value:
+        return "a text without null bytes"
     if isinstance(value, bool) == (kind is bool) and isinstance(value, kind):
         return ""
     return {int: "a whole number", bool: "True or False", str: "a text"}[kind]
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= FINITE  # False for NaN
 
 
-def _choice_errors(flat) -> list[str]:
-    errors = []
+def _choice_errors(flat) -> Errors:
     for name, choices in CHOICES.items():
         if flat[name] not in choices:
             hint = nearest(flat[name], choices)
-            errors.append(f"{name} is {flat[name]!r}, but takes one of {', '.join(choices)}{hint}")
-    return errors
+            words = f"{name} is {shown(flat[name])}, but takes one of {', '.join(choices)}{hint}"
+            yield (name,), words
 
 
-def _range_errors(flat) -> list[str]:
-    errors = []
+def _range_errors(flat) -> Errors:
     for name, (low, high) in RANGES.items():
-        bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-        if not low <= flat[name] <= high:  # Also true of NaN.
-            errors.append(f"{name} is {flat[name]}, but must be {bound}")
-        elif math.isinf(flat[name]):
-            errors.append(f"{name} must be finite")
-        elif flat[name] == EXCLUDED.get(name):
-            errors.append(f"{name} must be {bound}, but not {flat[name]} itself")
-    return errors
+        value = flat[name]
+        bound = f"between {low} and {high}"
+        if high in (COUNT, FINITE):
+            bound = f"at most {high:,}" if value > high else f"at least {low}"
+        if value in (math.inf, -math.inf):
+            yield (name,), f"{name} is {value}, but must be finite"
+        elif not low <= value <= high:  # Also true of NaN.
+            yield (name,), f"{name} is {shown(value)}, but must be {bound}"
+        elif name in EXCLUDED and np.float32(value) == EXCLUDED[name]:
+            yield (
+                (name,),
+                f"{name} is {value}, but must be {bound}, and not {EXCLUDED[name]} itself",
+            )
 
 
-def _model_errors(config) -> list[str]:
-    try:
-        models.create_model(config.model.name, 10, **model_options(config))
-    except UserError as error:
-        return [f"model: {error}"]
-    return []
+def _contradictions(flat) -> Errors:
+    """Fields that do not fit together, and tuples that do not fit in themselves."""
+    yield from _schedule_errors(flat)
+    yield from _dataset_errors(flat)
+    alpha = flat["augment.mixup"]
+    if 0 < alpha < LEAST_MIXUP:
+        yield (
+            ("augment.mixup",),
+            f"augment.mixup is {alpha}, but must be 0 or at least {LEAST_MIXUP}",
+        )
+    for name in ("augment.cutout", "augment.crop_padding"):
+        names = (name, "dataset.image_size")
+        size = flat["dataset.image_size"]
+        if flat[name] > size:
+            yield names, f"{name} {flat[name]} is larger than dataset.image_size {size}"
 
 
-def _schedule_errors(flat) -> list[str]:
-    boundaries = flat["lr_schedule.boundaries"]
-    errors = []
-    if any(epoch <= 0 for epoch in boundaries):
-        errors.append(f"lr_schedule.boundaries {boundaries} must be positive numbers of epochs")
+def _schedule_errors(flat) -> Errors:
+    # A boundary after the last epoch is right: a run may be made longer.
+    boundaries, name = flat["lr_schedule.boundaries"], "lr_schedule.boundaries"
+    if len(boundaries) > MOST_BOUNDARIES:
+        yield (name,), f"{name} are {len(boundaries)}, but there may be {MOST_BOUNDARIES}"
+    elif any(epoch <= 0 for epoch in boundaries):
+        yield (name,), f"{name} {shown(boundaries)} must be positive numbers of epochs"
     elif any(a >= b for a, b in itertools.pairwise(boundaries)):
-        errors.append(f"lr_schedule.boundaries {boundaries} must increase")
+        yield (name,), f"{name} {shown(boundaries)} must increase"
+    elif flat["lr_schedule.name"] == "step" and boundaries and flat["lr_schedule.factor"] > 1:
+        rate, factor = flat["lr_schedule.learning_rate"], flat["lr_schedule.factor"]
+        if rate and math.log(rate) + len(boundaries) * math.log(factor) > math.log(FINITE):
+            fields = (name, "lr_schedule.name", "lr_schedule.factor", "lr_schedule.learning_rate")
+            yield (
+                fields,
+                f"lr_schedule.factor {factor:g} at {len(boundaries)} boundaries makes "
+                f"lr_schedule.learning_rate {rate:g} infinite",
+            )
     if flat["lr_schedule.warmup_epochs"] > flat["num_epochs"]:
-        errors.append("lr_schedule.warmup_epochs is longer than num_epochs")
-    return errors
+        names = ("lr_schedule.warmup_epochs", "num_epochs")
+        yield names, "lr_schedule.warmup_epochs is longer than num_epochs"
 
 
-def _dataset_errors(flat) -> list[str]:
-    errors = []
+def _dataset_errors(flat) -> Errors:
     for name in ("dataset.mean", "dataset.std"):
         value = flat[name]
         if value is not None and len(value) != 3:
-            errors.append(f"{name} is {value}, but takes three numbers, one per channel")
-        elif value is not None and name == "dataset.std" and min(value) <= 0:
-            errors.append(f"{name} is {value}, but must be positive")
-    if flat["dataset.labels"] == "coarse" and flat["dataset.name"] != "cifar100":
-        errors.append("dataset.labels is 'coarse', which only cifar100 has")
-    if flat["augment.cutout"] > flat["dataset.image_size"]:
-        errors.append("augment.cutout is larger than dataset.image_size")
-    return errors
+            yield (name,), f"{name} is {shown(value)}, but takes three numbers, one per channel"
+        elif value is not None and name == "dataset.std" and min(value) < TINY:
+            yield (name,), f"{name} is {shown(value)}, but must be positive"
+    # TFDS has a version after a colon.
+    dataset = flat["dataset.name"].partition(":")[0]
+    if flat["dataset.labels"] == "coarse" and dataset != "cifar100":
+        names = ("dataset.labels", "dataset.name")
+        yield names, "dataset.labels is 'coarse', which only cifar100 has"
+    there = TRAIN_IMAGES.get(dataset, COUNT)
+    wanted, cut = flat["dataset.train_examples"], flat["dataset.validation_examples"]
+    names = ("dataset.name", "dataset.train_examples", "dataset.validation_examples")
+    if wanted + cut > there or cut >= there:
+        yield (
+            names,
+            f"dataset.train_examples {wanted} and dataset.validation_examples {cut} ask for more "
+            f"than the {there:,} training images of {dataset}",
+        )
+    elif flat["batch_size"] > (wanted or there - cut):
+        yield (
+            ("batch_size", *names),
+            f"batch_size {flat['batch_size']} is larger than the training set of "
+            f"{wanted or there - cut} examples",
+        )
+
+
+def _model_errors(config, wrong: set[str]) -> list:
+    """What is wrong with config.model, and whether there is such a network for images of this size."""
+    if wrong & {"model.name"}:
+        return []
+    options = model_options(config)
+    mistakes = models.mistakes(config.model.name, **options)
+    if mistakes:
+        return [(("model",), f"model: {words}") for words in mistakes]
+    size, batch_size = config.dataset.image_size, config.batch_size
+    is_usual = size == 32 and batch_size > 1 and not {"hidden_sizes", "width"} & {*options}
+    if is_usual or wrong & {"dataset.image_size", "batch_size"}:
+        return []  # a network that is known to fit; tracing one takes up to half a second
+    try:
+        count = models.count_parameters(
+            models.create_model(config.model.name, 10, **options), size, min(2, batch_size)
+        )
+    except UserError as error:
+        return [(("model",), f"model: {error}")]
+    # In float32: the parameters, their gradients and their changes.
+    needed, there = 3 * 4 * count, memory.of_this_machine()
+    if there and needed > there:
+        return [
+            (
+                ("model",),
+                f"model: it has {count:,} parameters; to train them takes more than "
+                f"{memory.in_words(needed)}, and this machine has {memory.in_words(there)}",
+            )
+        ]
+    return []

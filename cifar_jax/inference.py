@@ -78,15 +78,16 @@ def find_weights(which: str, workdir: str, default) -> Weights:
 def _load(path: str) -> Weights:
     """Weights of a file, whose tensors are those of the model that its metadata name."""
     found = weights.load(path)
+    name = files.shown(path)
     try:
         model = create_model(num_classes=len(found.class_names), **found.model)
         wanted = jax.eval_shape(lambda: init_variables(model, 0, found.image_size))
     except (UserError, TypeError) as error:
-        raise UserError(f"{files.shown(path)}: its model cannot be made: {error}") from None
-    wanted, there = weights.flatten(wanted), weights.flatten(found.variables)
-    for name in sorted(wanted.keys() | there.keys()):
-        if name not in wanted or name not in there or wanted[name].shape != there[name].shape:
-            raise UserError(
-                f"{files.shown(path)}: {name} is not as its model {found.model['name']} has it"
-            )
+        raise UserError(f"{name}: its model cannot be made: {error}") from None
+    wrong = weights.differences(wanted, found.variables)
+    if wrong:
+        raise UserError(
+            f"{name} is damaged, or not what its metadata say it is (a {found.model['name']} of "
+            f"{len(found.class_names)} classes): {weights.listed(wrong)}"
+        )
     return found

@@ -65,19 +65,31 @@ def first_state(run: Run) -> TrainState:
     state = start(np.uint32(config.seed))
     if not config.init_from:
         return state
-    path = config.init_from
-    if os.path.isdir(path):
-        path = os.path.join(path, files_of.BEST_WEIGHTS)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    try:
-        variables, notes = weights.init_from(variables, weights.load(path))
-    except UserError as error:
-        raise UserError(f"config.init_from: {error}") from None
+    variables, notes = _take_init_from(variables, config.init_from)
     variables.setdefault("batch_stats", {})
-    say(f"starting from the weights in {path}")
+    say(f"starting from the weights in {config.init_from}")
     for note in notes:
         say(f"  {note}")
     return create_state(variables, run.task.optimizer, ema=bool(config.ema_decay))
+
+
+def check_init_from(config: ConfigDict) -> None:
+    """Raises UserError unless `config.init_from` holds weights of the config's model; needs no data."""
+    model = models.create_model(config.model.name, 1, **config_lib.model_options(config))
+    size = config.dataset.image_size
+    _take_init_from(jax.eval_shape(lambda: init_variables(model, 0, size)), config.init_from)
+
+
+def _take_init_from(variables: dict, path: str) -> tuple[dict, list[str]]:
+    """`weights.init_from` with the weights of a file, or of the best epoch of a workdir."""
+    try:
+        if os.path.isdir(path):
+            files_of.check_format(path)
+            path = os.path.join(path, files_of.BEST_WEIGHTS)
+        return weights.init_from(variables, weights.load(path))
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from None
 
 
 def state_shapes(run: Run) -> TrainState:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from cifar_jax import __version__, evaluate, parallel, plots, reports, steps, weights
+from cifar_jax import config as config_lib
 from cifar_jax import workdir as files_of
 from cifar_jax.inference import inference_weights
 from cifar_jax.run import Run, describe_data, say, state_shapes
@@ -77,7 +78,7 @@ def finish(run: Run, history, result: evaluate.Result) -> None:
     )
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     report = {
-        "format": 1,
+        "format": config_lib.FORMAT,
         "model": run.config.model.name,
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state_shapes(run).params)),
         "dataset": describe_data(run.dataset),

@@ -20,6 +20,8 @@ FORMAT = 1
 # order that changes from process to process.
 METADATA_KEY = "cifar_jax"
 COLLECTIONS = ("params", "batch_stats")
+# Height and width in pixels: a damaged number would have terabytes taken for one picture.
+LARGEST_IMAGE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,29 +104,41 @@ def init_from(variables: Mapping, weights: Weights) -> tuple[dict, list[str]]:
         UserError: any other tensor is missing, left over or of another shape: another model.
     """
     ours, theirs = flatten(variables), flatten(weights.variables)
-    result, notes, wrong = {}, [], []
-    # Parameters first: they say more about what differs than statistics do.
-    for name in sorted(ours.keys() | theirs.keys(), key=lambda name: (name[0] != "p", name)):
-        if name not in theirs:
-            wrong.append(f"{name} is not in the file")
-        elif name not in ours:
-            wrong.append(f"{name} is only in the file")
-        elif np.shape(ours[name]) == np.shape(theirs[name]):
-            result[name] = theirs[name]
-        else:
+    result, notes = dict(theirs), []
+    for name in sorted(ours.keys() & theirs.keys()):
+        if _differ_in_classes(name, ours[name], theirs[name]):
+            result[name] = ours[name]
             shapes = f"{_shape(theirs[name])} in the file, {_shape(ours[name])} here"
-            if _differ_in_classes(name, ours[name], theirs[name]):
-                result[name] = ours[name]
-                notes.append(f"{name.removeprefix('params/')}: {shapes}: kept the new one")
-            else:
-                wrong.append(f"{name}: {shapes}")
+            notes.append(f"{name.removeprefix('params/')}: {shapes}: kept the new one")
+    wrong = differences(variables, traverse_util.unflatten_dict(result, sep="/"))
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
             f"the weights are of another model than config.model ({weights.model.get('name')} in "
-            f"the file): {'; '.join(wrong[:3])}{more}"
+            f"the file): {listed(wrong)}"
         )
     return traverse_util.unflatten_dict(result, sep="/"), notes
+
+
+def differences(wanted: Mapping, there: Mapping) -> list[str]:
+    """A line on each tensor that is missing, left over or of another shape in a file."""
+    wanted, there = flatten(wanted), flatten(there)
+    wrong = []
+    # Parameters first: they say more about what differs than statistics do.
+    for name in sorted(wanted.keys() | there.keys(), key=lambda name: (name[0] != "p", name)):
+        if name not in there:
+            wrong.append(f"{name} is not in the file")
+        elif name not in wanted:
+            wrong.append(f"{name} is only in the file")
+        elif np.shape(wanted[name]) != np.shape(there[name]):
+            shapes = f"{_shape(there[name])} in the file, {_shape(wanted[name])} here"
+            wrong.append(f"{name}: {shapes}")
+    return wrong
+
+
+def listed(wrong: list[str]) -> str:
+    """The first three of several mistakes, for one line."""
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return f"{'; '.join(wrong[:3])}{more}"
 
 
 def flatten(variables: Mapping) -> dict:
@@ -134,7 +148,9 @@ def flatten(variables: Mapping) -> dict:
 
 def _differ_in_classes(name: str, ours, theirs) -> bool:
     return (
-        name.startswith(f"params/{models.HEAD}/") and np.shape(ours)[:-1] == np.shape(theirs)[:-1]
+        name.startswith(f"params/{models.HEAD}/")
+        and np.shape(ours) != np.shape(theirs)
+        and np.shape(ours)[:-1] == np.shape(theirs)[:-1]
     )
 
 
@@ -162,20 +178,26 @@ def _is_count(value) -> bool:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < 1e30  # False for NaN
 
 
 def _is_channels(value) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
 
 
+def _is_model(value) -> bool:
+    known = {"name", "dtype", *models.OPTIONS}
+    return isinstance(value, dict) and _is_text(value.get("name")) and value.keys() <= known
+
+
 # Field -> what its JSON value must be.
 _FIELDS = {
-    "model": lambda value: isinstance(value, dict) and _is_text(value.get("name")),
-    "class_names": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "model": _is_model,
+    "class_names": lambda value: isinstance(value, list) and value and all(map(_is_text, value)),
     "mean": _is_channels,
-    "std": _is_channels,
-    "image_size": lambda value: _is_count(value) and value > 0,
+    "std": lambda value: _is_channels(value) and min(value) > 0,
+    "image_size": lambda value: _is_count(value) and 0 < value <= LARGEST_IMAGE,
     "dataset": lambda value: isinstance(value, dict) and _is_text(value.get("name")),
     "epoch": _is_count,
     "chosen_on": _is_text,
@@ -195,7 +217,10 @@ def _read_metadata(name: str, metadata: Mapping[str, str]) -> dict:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{name}: its {METADATA_KEY!r} metadata cannot be read") from error
     if version != FORMAT:
-        raise UserError(f"{name} has format version {version}; this program reads {FORMAT}")
+        raise UserError(
+            f"{name} has format version {str(version)[:60]}, but this program reads {FORMAT}: use "
+            "the program that wrote it, or a newer one"
+        )
     for field, is_valid in _FIELDS.items():
         if field not in fields or not is_valid(fields[field]):
             raise UserError(f"{name}: its metadata lack a valid {field!r}")

@@ -1,5 +1,6 @@
 """The folder of a run: what its files are called, and whether a recipe may go on in it."""
 
+import json
 import os
 import time
 
@@ -52,6 +53,7 @@ def read_config(workdir: str, default: ConfigDict) -> ConfigDict:
     path = os.path.join(workdir, CONFIG)
     if not os.path.isdir(workdir):
         raise UserError(f"there is no folder {workdir}")
+    check_format(workdir)
     try:
         with open(path, encoding="utf-8") as file:
             return config_lib.from_json(file.read(), default)
@@ -61,6 +63,24 @@ def read_config(workdir: str, default: ConfigDict) -> ConfigDict:
         raise UserError(f"cannot read {path}: {files.reason(error)}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def check_format(workdir: str) -> None:
+    """Raises UserError if a file of the folder says that it has an unknown format version.
+
+    Files that are missing or damaged say nothing; that is told where they are needed.
+    """
+    for name in (CONFIG, REPORT):
+        path = os.path.join(workdir, name)
+        try:
+            with open(path, encoding="utf-8") as file:
+                values = json.load(file)
+        except (OSError, ValueError, RecursionError):
+            continue
+        try:
+            config_lib.check_format(values)
+        except UserError as error:
+            raise UserError(f"{files.shown(path)}: {error}") from None
 
 
 def epochs_reported(workdir: str) -> int:

@@ -94,7 +94,8 @@ def get_config() -> ConfigDict:
     config.lr_schedule.name = "step"
     # The highest value that the schedule reaches.
     config.lr_schedule.learning_rate = 0.1
-    # step: the epochs at whose start the rate is multiplied by `factor`.
+    # step: the epochs at whose start the rate is multiplied by `factor`; those after the last are for
+    # a run that is made longer.
     config.lr_schedule.boundaries = (100, 150)
     config.lr_schedule.factor = 0.1
     # Rise linearly from 0 over this many epochs first (one_cycle: the length of its rise).
@@ -102,6 +103,8 @@ def get_config() -> ConfigDict:
     # cosine, linear, one_cycle: where it ends, as a share of `learning_rate`.
     config.lr_schedule.final_fraction = 0.0
 
+    # Equal bits from equal runs on a GPU too, where that is slower; a CPU gives them either way.
+    config.deterministic = False
     # Images of a forward pass in evaluation, over all devices.
     config.eval_batch_size = 1000
     # Training steps between two looks of the host; 0: about a second's worth.

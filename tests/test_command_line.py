@@ -20,6 +20,7 @@ BROKEN_RECIPES = {
     "nothing.py": ("def get_config():\n    pass\n", "get_config() returns NoneType"),
     "no_function.py": ("x = 1\n", "has no function get_config"),
     "binary.py": ("\0\1", "null bytes"),
+    "exits.py": ("import sys\nsys.exit(0)\n", "ends the program"),
     "no_recipe.txt": ("hello", "Python file (.py)"),
     "misspelt.py": (
         "from configs import default\n"
@@ -150,6 +151,22 @@ def test_several_wrong_fields_are_told_at_once(trained):
     assert len(said.splitlines()) == 3
 
 
+def test_every_wrong_flag_is_told_at_once(trained):
+    flags = {
+        "--config.bach_size=3": "did you mean 'config.batch_size'?",
+        "--config.learning_rate=1": "did you mean 'config.lr_schedule.learning_rate'?",
+        "--config.num_epochs=many": "flag --config.num_epochs=many: it takes a whole number",
+        "--config.ema_decay=3.0": "config: ema_decay is 3.0",
+        "--config.optimizer.name=sdg": "config: optimizer.name is 'sdg'",
+        "--wokdir=x": "wokdir",
+        "typo": "unexpected argument 'typo'",
+    }
+    said = trained.call(f"--config={trained.recipe}", "--config.seed=1", *flags).refusal()
+    for words in flags.values():
+        assert sum(words in line for line in said.splitlines()) == 1, (words, said)
+    assert len(said.splitlines()) == len(flags)
+
+
 def test_a_field_before_the_recipe(trained):
     for args in (["--config.seed=1", f"--config={trained.recipe}"], ["--config.seed=1"]):
         assert "put --config=RECIPE before it" in trained.call(*args).refusal()
@@ -211,8 +228,9 @@ def test_a_damaged_config_of_a_run_is_told_in_every_mode(trained, copy, pictures
 
 
 def test_a_new_run_that_cannot_start_leaves_no_folder(trained, tmp_path):
-    answer = trained.call(f"--config={trained.recipe}", "--config.batch_size=99999", cwd=tmp_path)
-    assert "batch_size 99999" in answer.refusal()
+    archive = "--config.dataset.archive=nothing"
+    answer = trained.call("--config=" + str(trained.recipe), archive, cwd=tmp_path)
+    assert "archive" in answer.refusal()
     assert list((tmp_path / "runs").iterdir()) == []
 
 

@@ -9,11 +9,12 @@ layer, the only one whose shape depends on the number of classes, is called `HEA
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable, Iterable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cifar_jax import layers
 from cifar_jax.errors import UserError
@@ -52,6 +53,10 @@ OPTIONS = (
 # float64 is for tests, and needs jax_enable_x64.
 DTYPES = ("float32", "bfloat16", "float64")
 
+# A deeper MLP would take minutes to compile, a wider network has more weights than any memory holds.
+MOST_LAYERS = 200
+WIDEST = 1000
+
 _CHOICES = {
     "activation": tuple(layers.ACTIVATIONS),
     "stem": ("cifar", "imagenet"),
@@ -76,17 +81,48 @@ def create_model(
     are those of `model_options(name)`; one that is None has the network's own default.
     Raises UserError for a name, an option or a value that does not exist, saying what does.
     """
+    wrong = mistakes(name, dtype, **options)
+    if wrong:
+        raise UserError("; ".join(wrong))
     entry = _entry(name)
-    _check_choice("dtype", str(dtype), DTYPES)
     options = {key: value for key, value in options.items() if value is not None}
-    for key in options:
-        if key not in model_options(name):
-            raise UserError(_unknown_option(name, key))
-        options[key] = _checked(key, options[key])
+    if "hidden_sizes" in options:
+        # A tuple, since modules must be hashable; int() also takes NumPy's integers.
+        options["hidden_sizes"] = tuple(map(int, _sizes(options["hidden_sizes"])))
     mapped = {"axis_name": axis_name, "sync_batch_norm": sync_batch_norm}
     fields = _field_names(entry)
     mapped = {key: value for key, value in mapped.items() if key in fields}
     return entry(num_classes=num_classes, dtype=jnp.dtype(dtype), **mapped, **options)
+
+
+def mistakes(name: str, dtype: str = "float32", **options) -> list[str]:
+    """A line on each thing for which `create_model` has no such network; [] if it has."""
+    try:
+        known = model_options(name)
+    except UserError as error:
+        return [str(error)]
+    words = [_wrong_choice("dtype", str(dtype), DTYPES)]
+    for key, value in options.items():
+        if value is not None:
+            words.append(_wrong_value(key, value) if key in known else _unknown_option(name, key))
+    return [line for line in words if line]
+
+
+def count_parameters(model: nn.Module, image_size: int, batch_size: int) -> int:
+    """How many numbers are trained; nothing is computed.
+
+    Raises UserError where images of this size are too small for the network, or a batch for its
+    batch norm.
+    """
+
+    def variables():
+        images = jnp.zeros((batch_size, image_size, image_size, 3))
+        key = jax.random.key(0)
+        variables = model.init(key, images)
+        model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        return variables
+
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(variables)["params"]))
 
 
 def model_options(name: str) -> tuple[str, ...]:
@@ -99,7 +135,9 @@ def model_options(name: str) -> tuple[str, ...]:
 
 def _entry(name: str) -> Callable[..., nn.Module]:
     if name not in MODELS:
-        raise UserError(f'there is no model "{name}"{_nearest(name, MODELS)}; {_listed(MODELS)}')
+        raise UserError(
+            f'there is no model "{name[:60]}"{_nearest(name, MODELS)}; {_listed(MODELS)}'
+        )
     return MODELS[name]
 
 
@@ -114,26 +152,47 @@ def _unknown_option(name: str, key: str) -> str:
     return f'the model "{name}" has no option "{key}"{_nearest(key, options)}; {_listed(options)}'
 
 
-def _checked(key: str, value):
-    """The value of an option as the module wants it; UserError where it makes no network."""
+def _wrong_value(key: str, value) -> str:
+    """Why the value of an option makes no network, or nothing."""
     if key in _CHOICES:
-        _check_choice(key, value, _CHOICES[key])
-    elif key == "hidden_sizes":
-        # A tuple, since modules must be hashable; int() also takes NumPy's integers.
-        sizes = (value,) if isinstance(value, int) else tuple(value)
-        if any(int(size) != size or size < 1 for size in sizes):
-            raise UserError(f"model.hidden_sizes must be whole numbers of 1 or more, not {value}")
-        return tuple(int(size) for size in sizes)
-    elif key == "dropout" and not 0.0 <= value < 1.0:
-        raise UserError(f"model.dropout is a probability of at least 0 and below 1, not {value}")
-    elif key == "width" and not 0.0 < value < math.inf:
-        raise UserError(f"model.width must be a number above 0, not {value}")
-    return value
+        return _wrong_choice(key, value, _CHOICES[key])
+    if key == "hidden_sizes":
+        sizes = _sizes(value)
+        if not all(_is_count(size) for size in sizes):
+            return f"model.hidden_sizes must be whole numbers of 1 or more, not {str(value)[:60]}"
+        if len(sizes) > MOST_LAYERS:
+            return f"model.hidden_sizes are {len(sizes)} layers, but there may be {MOST_LAYERS}"
+    elif key in ("dropout", "width") and not _is_number(value):
+        return f"model.{key} must be a number, not {str(value)[:60]}"
+    elif key == "dropout" and not 0.0 <= np.float32(value) < 1.0:
+        return f"model.dropout is a probability of at least 0 and below 1, not {value}"
+    elif key == "width" and not 0.0 < value <= WIDEST:
+        return f"model.width must be a number above 0 and up to {WIDEST}, not {value}"
+    elif key in ("batch_norm", "remat") and not isinstance(value, bool):
+        return f"model.{key} must be True or False, not {value}"
+    return ""
 
 
-def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise UserError(f'model.{key} "{value}" is none of: {", ".join(choices)}')
+def _sizes(value) -> tuple:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _is_number(value) -> bool:
+    # Beyond the width that is allowed, numbers need not fit a float.
+    return isinstance(value, int | float | np.number) and abs(value) < 1e30
+
+
+def _is_count(size) -> bool:
+    try:
+        return int(size) == size and 1 <= size < 2**31
+    except (TypeError, ValueError, OverflowError):  # a text, NaN, infinity
+        return False
+
+
+def _wrong_choice(key: str, value: str, choices: Iterable[str]) -> str:
+    if isinstance(value, str) and value in choices:
+        return ""
+    return f'model.{key} "{str(value)[:60]}" is none of: {", ".join(choices)}'
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
