@@ -1,5 +1,8 @@
 """The official CIFAR archives and folders, whole, broken and malicious, on small random images."""
 
+import bz2
+import gzip
+import lzma
 import os
 import pickle
 import struct
@@ -263,6 +266,12 @@ def test_what_is_no_archive_gets_one_line(tmp_path, config):
         assert "\n" not in str(error.value)
         return str(error.value)
 
+    def message_for_cifar100(archive) -> str:
+        config.name = "cifar100"
+        said = message(archive)
+        config.name = "cifar10"
+        return said
+
     assert "does not exist" in message(tmp_path / "absent.tar.gz")
     os.mkfifo(tmp_path / "pipe")
     assert "is a pipe" in message(tmp_path / "pipe")
@@ -275,6 +284,22 @@ def test_what_is_no_archive_gets_one_line(tmp_path, config):
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     assert "cannot be read" in message(cut) or "incomplete" in message(cut)
+    # The pictures are not as they were packed, which only the checksum at the end tells.
+    data = bytearray(whole.read_bytes())
+    data[5000] ^= 1
+    (tmp_path / "flipped.tar.gz").write_bytes(data)
+    assert "CRC check failed" in message(tmp_path / "flipped.tar.gz")
+    for opened, suffix in ((bz2.open, "bz2"), (lzma.open, "xz")):
+        cut = tmp_path / f"cut.tar.{suffix}"
+        with opened(cut, "wb") as file:
+            file.write(gzip.decompress(whole.read_bytes()))
+        assert "holds cifar10" in message_for_cifar100(cut)
+        cut.write_bytes(cut.read_bytes()[:-100])
+        assert "cannot be read" in message(cut)
+    with_pipe = fixtures.write_folder(tmp_path / "with_pipe", "cifar10", "binary", files)
+    (with_pipe / "test_batch.bin").unlink()
+    os.mkfifo(with_pipe / "test_batch.bin")
+    assert "is a pipe" in message(with_pipe)
     other = fixtures.write_tar(tmp_path / "other.tar.gz", {"readme": b"hello"}, "x")
     assert "none of the files" in message(other)
     config.name = "cifar100"

@@ -12,7 +12,7 @@ from PIL import Image
 from cifar_jax import datasets, parallel, sources
 from cifar_jax.errors import UserError
 from cifar_jax.files import cache_folder
-from cifar_jax.sources import archives
+from cifar_jax.sources import archives, source
 from configs import default
 from tests import data_fixtures as fixtures
 
@@ -343,3 +343,11 @@ def test_downscaling_is_antialiased():
     image = sources.square_rgb(Image.fromarray(stripes), 16)
     # Stripes finer than a pixel become their mean; picked pixels would stay black or white.
     assert np.abs(image[:, 2:-2].astype(int) - 127.5).max() < 3
+
+
+def test_more_images_than_the_memory_holds_are_refused_before_any_is_made(monkeypatch):
+    monkeypatch.setattr(source.memory, "of_this_machine", lambda: 1000)
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    with pytest.raises(UserError, match="6 images of 9x9 pixels take"):
+        source.resize_all(images, 9, "resizing")
+    assert source.resize_all(images, 7, "resizing").shape == (6, 7, 7, 3)

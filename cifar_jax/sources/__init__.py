@@ -7,6 +7,7 @@ import difflib
 from pathlib import Path
 
 from cifar_jax.errors import UserError
+from cifar_jax.files import reason
 from cifar_jax.sources import tfds_prepare
 from cifar_jax.sources.archives import archive_source
 from cifar_jax.sources.digits import digits_source
@@ -25,7 +26,9 @@ def locate(config) -> Source:
     try:
         return _locate(config.name, config)
     except OSError as error:
-        raise UserError(f"the images of {config.name} cannot be read: {error}") from error
+        raise UserError(
+            f"the images of {config.name[:60]} cannot be read: {reason(error)}"
+        ) from error
 
 
 def _locate(name: str, config) -> Source:

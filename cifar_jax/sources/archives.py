@@ -5,8 +5,12 @@ members are read from the tar by name. Pickles are read by an unpickler that can
 but the lists, strings and one array that these files consist of.
 """
 
+import bz2
 import dataclasses
+import gzip
 import io
+import lzma
+import os
 import pickle
 import tarfile
 import zlib
@@ -15,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_jax.errors import UserError
-from cifar_jax.files import check_regular_file, reason
+from cifar_jax.files import check_regular_file, reason, shown
 from cifar_jax.sources.source import Images, Source, files_version, resize_all
 
 # In the order of the labels; for prepared folders that do not tell.
@@ -107,7 +111,7 @@ def archive_source(path: str | Path, dataset: str, labels: str, image_size: int)
 
     `labels` is "fine" or "coarse". Raises UserError where there is nothing of the kind at `path`.
     """
-    path = _find(Path(path).expanduser(), dataset)
+    path = _find(Path(os.path.expanduser(path)), dataset)
 
     def read() -> Images:
         cifar = read_cifar(path, dataset)
@@ -135,7 +139,7 @@ def read_cifar(path: Path, dataset: str) -> Cifar:
     """
     try:
         files = _read_folder(path) if path.is_dir() else _read_tar(path)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise UserError(
             f"{path} cannot be read ({reason(error)}); an official archive is a .tar.gz, "
             "best downloaded again."
@@ -168,7 +172,7 @@ def read_cifar(path: Path, dataset: str) -> Cifar:
 def _find(path: Path, dataset: str) -> Path:
     """`path`, or what it directly contains under an official name of the data set."""
     if not path.exists():
-        raise UserError(f"config.dataset.archive={path} does not exist.")
+        raise UserError(f"config.dataset.archive={shown(path)} does not exist.")
     if not path.is_dir():
         check_regular_file(path)
         return path
@@ -183,12 +187,16 @@ def _find(path: Path, dataset: str) -> Path:
     for name in names:
         if (path / name).exists():
             return path / name
-    raise UserError(f"config.dataset.archive={path} contains none of {', '.join(names)}.")
+    raise UserError(f"config.dataset.archive={shown(path)} contains none of {', '.join(names)}.")
 
 
 def _read_folder(path: Path) -> dict[str, bytes]:
     known = {name for layout in LAYOUTS for name in layout.files}
-    return {file.name: file.read_bytes() for file in path.iterdir() if file.name in known}
+    files = [file for file in path.iterdir() if file.name in known]
+    for file in files:
+        if file.exists() and not file.is_file():
+            check_regular_file(file)  # a pipe would be waited for
+    return {file.name: file.read_bytes() for file in files}
 
 
 def _read_tar(path: Path) -> dict[str, bytes]:
@@ -196,16 +204,32 @@ def _read_tar(path: Path) -> dict[str, bytes]:
     known = {name for layout in LAYOUTS for name in layout.files}
     contents: dict[str, bytes] = {}
     total = 0
-    with tarfile.open(path, "r|*") as archive:
+    with _opened(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             name = member.name.rsplit("/", 1)[-1]
-            if not member.isreg() or name not in known or name in contents:
-                continue
+            # What is skipped is unpacked too, to find the next one.
             total += member.size
             if total > _LARGEST_UNPACKED:
                 raise UserError(f"{path} unpacks to more than any official CIFAR archive does.")
+            if not member.isreg() or name not in known or name in contents:
+                continue
             contents[name] = archive.extractfile(member).read()
+        # The checksum of all, which tarfile does not read, is at the end of the file.
+        while block := stream.read(2**20):
+            total += len(block)
+            if total > _LARGEST_UNPACKED:
+                raise UserError(f"{path} unpacks to more than any official CIFAR archive does.")
     return contents
+
+
+def _opened(path: Path):
+    """The file unpacked, as a stream that verifies the checksum at its end."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    for magic, opened in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open)):
+        if start.startswith(magic):
+            return opened(path)
+    return path.open("rb")
 
 
 def _read_batch(

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from cifar_jax import memory
 from cifar_jax.errors import UserError
 
 
@@ -70,10 +71,21 @@ def resize_all(images: np.ndarray, size: int, what: str) -> np.ndarray:
     """uint8 [N, height, width, 3] or [N, height, width] to [N, size, size, 3], as `square_rgb`."""
     if images.shape[1:] == (size, size, 3):
         return np.ascontiguousarray(images)
+    check_fits(len(images), size)
     resized = np.empty((len(images), size, size, 3), np.uint8)
     for index, image in enumerate(progress(images, len(images), what)):
         resized[index] = square_rgb(Image.fromarray(image), size)
     return resized
+
+
+def check_fits(count: int, size: int) -> None:
+    """Raises UserError unless as many images of a size fit into the memory of this machine."""
+    needed, there = count * size * size * 3, memory.of_this_machine()
+    if there and needed > there:
+        raise UserError(
+            f"{count:,} images of {size}x{size} pixels take {memory.in_words(needed)}, and this "
+            f"machine has {memory.in_words(there)}: set a smaller config.dataset.image_size."
+        )
 
 
 def progress(items: Iterable, total: int | None, what: str, **options) -> tqdm:
