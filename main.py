@@ -27,6 +27,7 @@ from cifar_jax import malloc
 if __name__ == "__main__":
     malloc.restart_with_settings()  # before the imports, so that it takes milliseconds
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -34,7 +35,10 @@ from cifar_jax import command_line, compile_cache, parallel
 from cifar_jax.errors import UserError
 
 flags.DEFINE_enum("mode", "train", ["train", "eval", "predict"], "What to do.")
-config_flags.DEFINE_config_file("config", None, "A recipe.")
+try:
+    config_flags.DEFINE_config_file("config", None, "A recipe.")
+except (flags.Error, OSError) as error:  # it reads --flagfile
+    sys.exit(f"error: --flagfile: {error}")
 flags.DEFINE_string("workdir", "", "The folder of a run.")
 flags.DEFINE_string("weights", "", "best, latest or a file.")
 flags.DEFINE_multi_string("image", [], "Pictures and folders of pictures.")
@@ -65,6 +69,12 @@ def main(argv: list[str]) -> int:
         return modes[args.mode](args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        hint = "try a smaller config.batch_size, config.eval_batch_size or model, or config.model.remat"
+        print(f"error: the memory is not enough: {hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

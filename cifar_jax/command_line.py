@@ -21,6 +21,7 @@ from cifar_jax import (
     parallel,
     plots,
     predict,
+    profiling,
     reports,
     run,
     train,
@@ -58,6 +59,11 @@ def parse(argv: list[str], usage: str) -> list[str]:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses in place, into flags.FLAGS; raises nearly anything for a mistake."""
+    wrong = [
+        _no_recipe(value.partition(":")[0]) for name, value in _arguments(argv) if name == "config"
+    ]
+    if any(wrong):
+        raise UserError(next(filter(None, wrong)))  # a pipe would be waited for
     rest = flags.FLAGS(argv)
     _check_config(flags.FLAGS.config, _recipe(argv))
     _check_mode(flags.FLAGS)
@@ -99,7 +105,9 @@ def _groups(args: list[str]) -> list[tuple[str, ...]]:
     """The flags, each with the value that comes after it: ("--config.seed=1",), ("--image", "a.png")."""
     groups = []
     for arg in args:
-        if groups and not arg.startswith("-") and groups[-1][0].startswith("-"):
+        # A minus may begin a number, which is the value of the flag before.
+        is_value = not arg.startswith("-") or arg[1:2].isdigit()
+        if groups and is_value and groups[-1][0].startswith("-"):
             first = groups[-1][0]
             is_switch = _name(first) in flags.FLAGS and flags.FLAGS[_name(first)].boolean
             if "=" not in first and len(groups[-1]) == 1 and not is_switch:
@@ -196,8 +204,8 @@ def _explain(error: Exception, argv: list[str]) -> str:
         return _explain_recipe(error, recipe)
     for python, takes in WHAT_A_FLAG_TAKES.items():
         if python in words:
-            return f"{words.partition(': ')[0]}: it takes {takes}"
-    return words
+            words = f"{words.partition(': ')[0]}: it takes {takes}"
+    return words if len(words) <= 400 else f"{words[:100]} ... {words[-200:]}"
 
 
 def _no_recipe(path: str) -> str:
@@ -209,6 +217,8 @@ def _no_recipe(path: str) -> str:
     if not os.path.exists(path):
         hint = config_lib.nearest(path, [recipe for recipe, _ in list_recipes()])
         return f"there is no recipe {path!r}{hint} (python main.py lists them)"
+    if not os.path.isfile(path):
+        return f"{files.shown(path)} is a pipe, socket or device, not a recipe"
     if not path.endswith(".py"):
         return f"{path} is no recipe: that is a Python file (.py) with a function get_config"
     return ""
@@ -296,6 +306,8 @@ def _config_to_train(args) -> ConfigDict:
         files_of.check_recipe(args.workdir, config, default.get_config())
     elif parallel.has_others():
         raise UserError("a run by several processes needs --workdir, the same for all")
+    if config.profile and parallel.is_main():
+        profiling.make_folder(config.profile)
     if config.init_from and not (args.workdir and files_of.has_run(args.workdir)):
         run.check_init_from(config)
     return config
@@ -351,6 +363,8 @@ def _record_evaluation(result, which: str, workdir: str) -> list[str]:
 
 
 def _read_report(path: str) -> dict:
+    if os.path.exists(path):
+        files.check_regular_file(path)
     try:
         with open(path, encoding="utf-8") as file:
             report = json.load(file)

@@ -41,7 +41,7 @@ def enable(folder: str = "") -> None:
         jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache
     ):
         return
-    root = Path(folder).expanduser() if folder else cache_folder() / "compiled"
+    root = Path(os.path.expanduser(folder)) if folder else cache_folder() / "compiled"
     place = root / machine()
     try:
         place.mkdir(parents=True, exist_ok=True)

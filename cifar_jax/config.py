@@ -111,6 +111,8 @@ def from_json(text: str, default: ConfigDict) -> ConfigDict:
     try:
         values = json.loads(text)
         check_format(values)
+        if isinstance(values, dict):
+            values.pop("format", None)
         with config.unlocked():
             _update(config, values)
     except (ValueError, TypeError, RecursionError) as error:
@@ -135,8 +137,6 @@ def _update(config, values):
     if not isinstance(values, dict):
         raise ValueError(f"{shown(values)} where a group of fields should be")
     for name, value in values.items():
-        if name == "format" and name not in config:
-            continue
         if name not in config:
             raise ValueError(f"there is no field {name!r}{nearest(name, config)}")
         if isinstance(config[name], ConfigDict):
@@ -248,8 +248,10 @@ def _mismatch(value, kind: type) -> str:
         fits = isinstance(value, tuple | list) and all(map(_is_number, value))
         return "" if fits else "finite numbers, as in (1, 2)"
     if kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return "a number"
         # NaN and infinity have their own words, where the bounds are.
-        return "" if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+        return f"numbers up to {FINITE:g}" if FINITE < abs(value) < math.inf else ""
     if kind is str and isinstance(value, str) and "\0" in value:
         return "a text without null bytes"
     if isinstance(value, bool) == (kind is bool) and isinstance(value, kind):
@@ -360,7 +362,7 @@ def _model_errors(config, wrong: set[str]) -> list:
     """What is wrong with config.model, and whether there is such a network for images of this size."""
     if wrong & {"model.name"}:
         return []
-    options = model_options(config)
+    options = {k: v for k, v in model_options(config).items() if f"model.{k}" not in wrong}
     mistakes = models.mistakes(config.model.name, **options)
     if mistakes:
         return [(("model",), f"model: {words}") for words in mistakes]

@@ -87,7 +87,7 @@ def _load(path: str) -> Weights:
     wrong = weights.differences(wanted, found.variables)
     if wrong:
         raise UserError(
-            f"{name} is damaged, or not what its metadata say it is (a {found.model['name']} of "
-            f"{len(found.class_names)} classes): {weights.listed(wrong)}"
+            f"{name} is damaged, or not what its metadata say, the model {found.model['name']} for "
+            f"{len(found.class_names)} classes: {weights.listed(wrong)}"
         )
     return found

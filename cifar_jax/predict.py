@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_jax import augment
+from cifar_jax import augment, files
 from cifar_jax.errors import UserError
 from cifar_jax.models import create_model
 from cifar_jax.pictures import find_pictures, load_picture
@@ -72,5 +72,5 @@ def to_text(answers: list[dict]) -> str:
     lines = []
     for answer in answers:
         classes = [f"{c['name']} {c['probability']:.1%}" for c in answer["classes"]]
-        lines.append(f"{answer['image']}: {', '.join(classes)}")
+        lines.append(f"{files.shown(answer['image'])}: {', '.join(classes)}")
     return "\n".join(lines)

@@ -13,6 +13,16 @@ from cifar_jax.run import say
 SKIPPED, TRACED = 2, 4
 
 
+def make_folder(folder: str) -> None:
+    """Makes the folder that is to be traced into; UserError where it cannot be or not be written."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError("no permission to write in it")
+    except OSError as error:
+        raise UserError(f"config.profile={folder}: {files.reason(error)}") from None
+
+
 class Profile:
     """Traces some dispatches, in the main process, into a folder. To be closed, as by a `with`."""
 
@@ -21,12 +31,7 @@ class Profile:
         self._folder = Path(folder) if folder and parallel.is_main() else None
         self._is_running = False
         if self._folder:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                if not os.access(self._folder, os.W_OK | os.X_OK):
-                    raise PermissionError("no permission to write in it")
-            except OSError as error:
-                raise UserError(f"config.profile={folder}: {files.reason(error)}") from None
+            make_folder(folder)
 
     def __enter__(self):
         return self

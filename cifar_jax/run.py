@@ -1,5 +1,6 @@
 """A run: its recipe, data, model and optimizer, and the state that it starts from."""
 
+import contextlib
 import dataclasses
 import os
 
@@ -66,7 +67,8 @@ def first_state(run: Run) -> TrainState:
     if not config.init_from:
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    variables, notes = _take_init_from(variables, config.init_from)
+    with _naming_init_from():
+        variables, notes = weights.init_from(variables, _load_init_from(config.init_from))
     variables.setdefault("batch_stats", {})
     say(f"starting from the weights in {config.init_from}")
     for note in notes:
@@ -76,18 +78,27 @@ def first_state(run: Run) -> TrainState:
 
 def check_init_from(config: ConfigDict) -> None:
     """Raises UserError unless `config.init_from` holds weights of the config's model; needs no data."""
-    model = models.create_model(config.model.name, 1, **config_lib.model_options(config))
-    size = config.dataset.image_size
-    _take_init_from(jax.eval_shape(lambda: init_variables(model, 0, size)), config.init_from)
+    with _naming_init_from():
+        found = _load_init_from(config.init_from)
+        model = models.create_model(
+            config.model.name, len(found.class_names), **config_lib.model_options(config)
+        )
+        size = config.dataset.image_size
+        weights.init_from(jax.eval_shape(lambda: init_variables(model, 0, size)), found)
 
 
-def _take_init_from(variables: dict, path: str) -> tuple[dict, list[str]]:
-    """`weights.init_from` with the weights of a file, or of the best epoch of a workdir."""
+def _load_init_from(path: str) -> weights.Weights:
+    """The weights of a file, or of the best epoch of a workdir."""
+    if os.path.isdir(path):
+        files_of.check_format(path)
+        path = os.path.join(path, files_of.BEST_WEIGHTS)
+    return weights.load(path)
+
+
+@contextlib.contextmanager
+def _naming_init_from():
     try:
-        if os.path.isdir(path):
-            files_of.check_format(path)
-            path = os.path.join(path, files_of.BEST_WEIGHTS)
-        return weights.init_from(variables, weights.load(path))
+        yield
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from None
 

@@ -54,6 +54,8 @@ def read_config(workdir: str, default: ConfigDict) -> ConfigDict:
     if not os.path.isdir(workdir):
         raise UserError(f"there is no folder {workdir}")
     check_format(workdir)
+    if os.path.exists(path):
+        files.check_regular_file(path)
     try:
         with open(path, encoding="utf-8") as file:
             return config_lib.from_json(file.read(), default)
@@ -72,6 +74,8 @@ def check_format(workdir: str) -> None:
     """
     for name in (CONFIG, REPORT):
         path = os.path.join(workdir, name)
+        if not os.path.isfile(path):
+            continue
         try:
             with open(path, encoding="utf-8") as file:
                 values = json.load(file)

@@ -161,7 +161,8 @@ def test_every_wrong_flag_is_told_at_once(trained):
         "--wokdir=x": "wokdir",
         "typo": "unexpected argument 'typo'",
     }
-    said = trained.call(f"--config={trained.recipe}", "--config.seed=1", *flags).refusal()
+    right = ("--config.seed", "1", "--config.optimizer.clip_norm", "0.5")
+    said = trained.call(f"--config={trained.recipe}", *right, *flags).refusal()
     for words in flags.values():
         assert sum(words in line for line in said.splitlines()) == 1, (words, said)
     assert len(said.splitlines()) == len(flags)

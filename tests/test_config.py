@@ -161,9 +161,10 @@ def test_a_contradiction_is_named(fields, says):
 
 
 def test_several_mistakes_give_a_line_each():
-    lines = complaints(changed(batch_size=0, num_epochs=0, optimizer__name="sdg"))
-    assert len(lines) == 3
-    for name in ("batch_size", "num_epochs", "optimizer.name"):
+    wrong = {"batch_size": 0, "num_epochs": 0, "optimizer__name": "sdg", "model__dtype": "float16"}
+    lines = complaints(changed(**wrong))
+    assert len(lines) == 4
+    for name in ("batch_size", "num_epochs", "optimizer.name", "model.dtype"):
         assert sum(name in line for line in lines) == 1
 
 

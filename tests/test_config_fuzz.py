@@ -46,7 +46,13 @@ TEXTS = st.one_of(
 )
 TUPLES = st.lists(st.one_of(INTEGERS, FLOATS, TEXTS), max_size=5).map(tuple)
 ANYTHING = st.one_of(
-    st.none(), st.booleans(), FLOATS, INTEGERS, TEXTS, TUPLES, st.dictionaries(TEXTS, INTEGERS)
+    st.none(),
+    st.booleans(),
+    FLOATS,
+    INTEGERS,
+    TEXTS,
+    TUPLES,
+    st.dictionaries(st.text("ab \n", max_size=3), INTEGERS),
 )
 OF_TYPE = {bool: st.booleans(), int: INTEGERS, float: FLOATS, str: TEXTS, tuple: TUPLES}
 

@@ -113,12 +113,12 @@ def test_eval_agrees_with_training_and_with_the_weights_alone(trained, found, di
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model": {"name": "mlp"}}, "is not as its model mlp has it"),
+        ({"model": {"name": "mlp"}}, "params/dense1/bias is not in the file"),
         ({"model": {"name": "linear", "dropout": 0.5}}, 'no option "dropout"'),
         ({"model": {"name": "nothing"}}, 'no model "nothing"'),
-        ({"model": {"name": "linear", "num_classes": 3}}, "cannot be made"),
-        ({"class_names": ("a", "b")}, "is not as its model linear has it"),
-        ({"image_size": 9}, "is not as its model linear has it"),
+        ({"model": {"name": "linear", "num_classes": 3}}, "lack a valid 'model'"),
+        ({"class_names": ("a", "b")}, "params/head/kernel: 192x10 in the file, 192x2 here"),
+        ({"image_size": 9}, "params/head/kernel: 192x10 in the file, 243x10 here"),
     ],
 )
 def test_weights_that_do_not_fit_what_they_say_are_refused(found, tmp_path, changes, says):
