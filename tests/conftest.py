@@ -57,7 +57,12 @@ def config():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> TrainedRun:
     """An epoch of softmax regression on digits of 8x8 pixels. Tests leave it as it is."""
-    folder = tmp_path_factory.mktemp("trained")
+    return train_small(tmp_path_factory.mktemp("trained"))
+
+
+def train_small(folder: Path) -> TrainedRun:
+    """Trains the recipe above with `main.py` in a folder."""
+    folder.mkdir(exist_ok=True)
     recipe = folder / "tiny.py"
     recipe.write_text(RECIPE)
     run = TrainedRun(folder, recipe, folder / "run")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cifar_jax.errors import UserError
 from cifar_jax.pictures import find_pictures, load_picture
+from tests.bad_input import pictures
 
 
 def noise(height, width, seed=0):
@@ -219,6 +220,28 @@ def test_damage_anywhere_gives_a_picture_or_a_line(save):
             except UserError as error:
                 lines = str(error).splitlines()
                 assert [path.name in line for line in lines] == [True]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Every odd picture of tests/bad_input: {name: (path, what is said of it)}."""
+    return pictures.make(tmp_path_factory.mktemp("odd") / "pictures")
+
+
+ODD = [*pictures.FILES, "fifo.png", "loop.png", "/dev/zero", "/proc/self/mem", "inside_a_file"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_an_odd_picture_is_read_or_named_in_a_line(odd, name):
+    path, says = odd[name]
+    if says is None:
+        assert load_picture(path, 8).shape == (8, 8, 3)
+        return
+    with pytest.raises(UserError) as raised:
+        load_picture(path, 8)
+    assert says in str(raised.value)
+    assert str(raised.value).isprintable()
 
 
 def test_paths_that_are_no_files(tmp_path):

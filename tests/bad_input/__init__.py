@@ -1,0 +1,91 @@
+"""Bad input of every kind, given to `main.py` as a user would; `python -m tests.bad_input` runs it."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from tests import cli
+from tests.bad_input import cases
+from tests.conftest import TrainedRun
+
+INTRODUCTION = """# Bad input
+
+What `main.py` answers to {count} commands, nearly all of them with something wrong in them, as
+`python -m tests.bad_input` printed it. That fails at a stack trace, at a status 0 where there should be
+none, and at code that was run out of a file. Rows with status 0 are odd but right. A part of it runs with
+the other tests. DIR is the folder that the input was made in.
+
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A case and what came of it."""
+
+    case: cases.Case
+    status: int
+    line: str
+
+
+def run(folder: Path, trained: TrainedRun, groups=(), step: int = 1) -> tuple[list[Row], list[str]]:
+    """Runs every `step`-th case of some groups, or of all; returns the rows and a line on each fault."""
+    rows, wrong = [], []
+    for group in groups or cases.GROUPS:
+        for case in cases.of_group(group, folder / group, trained)[::step]:
+            row, fault = _answer(case, folder, trained)
+            rows.append(row)
+            if fault:
+                wrong.append(f"{group}, {case.what}: {fault} (status {row.status}: {row.line})")
+    if list(folder.rglob("ran")):
+        wrong.append("code was run")
+    return rows, wrong
+
+
+def _answer(case: cases.Case, folder: Path, trained: TrainedRun) -> tuple[Row, str]:
+    """The row of a case, and what is wrong with the answer, if anything is."""
+    new = folder / "new" / "run"
+    shutil.rmtree(new.parent, ignore_errors=True)
+    try:
+        answer = trained.call(*(arg.replace(f"={cases.NEW}", f"={new}") for arg in case.args))
+    except TimeoutError:
+        return Row(case, -1, ""), "it hung"
+    # The first line is the one that says it; several mistakes have more.
+    said = [line for line in answer.err.splitlines() if line]
+    out = answer.out.splitlines()
+    shown = said if case.says else [x for x in out if x.startswith("best on")] or out[-1:]
+    line = " / ".join(shown).replace(str(folder), "DIR")
+    line = line.replace(str(trained.folder), "DIR").replace(str(cli.runs.ROOT), ".")
+    row = Row(case, answer.status, line)
+    if "Traceback" in answer.err + answer.out:
+        return row, "a stack trace"
+    if not case.says:
+        return row, "" if answer.status == 0 else "it should work"
+    if answer.status not in (1, 2):
+        return row, "the status should be 1 or 2"
+    # A loss that is not finite comes after the run began.
+    if new.exists() and "not finite" not in answer.err:
+        return row, "it leaves a workdir"
+    if not said or not said[0].startswith("error: ") or case.says not in answer.err:
+        return row, f"it should say {case.says!r}"
+    if len(said) > 1 and case.what not in cases.SEVERAL_LINES:
+        return row, "it should be one line"
+    return row, ""
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown, a table for each group."""
+    parts = []
+    for group in dict.fromkeys(row.case.group for row in rows):
+        parts.append(
+            f"## {group.capitalize()}\n\n| input | status | printed |\n| --- | --- | --- |"
+        )
+        for row in rows:
+            if row.case.group == group:
+                cells = (f"`{row.case.what}`", str(row.status), _cut(row.line))
+                parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= 400 else f"{line[:400]}..."
