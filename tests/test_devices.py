@@ -1,14 +1,16 @@
 """Eight (simulated) devices compute what one does, to rounding, and go on with its runs."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_jax import datasets, parallel, steps
+from cifar_jax import checkpoint, datasets, parallel, run, steps
 from cifar_jax import state as states
 from cifar_jax.models import create_model
 from configs import default
@@ -98,17 +100,98 @@ def test_eight_devices_train_and_evaluate_as_one(on_one_and_eight):
     assert_same_run(*on_one_and_eight)
 
 
-def test_other_numbers_of_devices_go_on_with_a_checkpoint(on_one_and_eight, start, fields, folder):
+def test_one_device_goes_on_with_a_run_of_eight(on_one_and_eight, start, fields, folder):
     _, on_eight = on_one_and_eight
-    ends = []
-    for devices in (1, 2):
-        workdir = folder / f"from_eight_on_{devices}"
-        shutil.copytree(on_eight, workdir)
-        # As if the run had been stopped after its first epoch.
-        shutil.rmtree(workdir / "checkpoints" / str(2 * STEPS))
-        ends.append(start(workdir.name, fields | MIXUP, devices))
-    for end in ends:
-        assert_same_run(on_eight, end())
+    workdir = folder / "from_eight_on_one"
+    shutil.copytree(on_eight, workdir)
+    # As if the run had been stopped after its first epoch.
+    shutil.rmtree(workdir / "checkpoints" / str(2 * STEPS))
+    assert_same_run(on_eight, start(workdir.name, fields | MIXUP, 1)())
+
+
+def _matrix(fields, folder, log):
+    """Trains `STEPS` steps on each number of devices, then as many on each other from its checkpoint.
+
+    One process with eight devices, of which the first few are used; leaves "A_B.npz" for A, then B.
+    """
+    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    jax.config.update("jax_platforms", "cpu")
+    devices = jax.devices()
+    config = default.get_config()
+    for name, value in fields.items():
+        *group, field = name.split(".")
+        value = (16,) if field == "hidden_sizes" else value
+        value = str(value) if isinstance(value, Path) else value
+        config.update({group[0]: {field: value}} if group else {field: value})
+    dataset = datasets.load(config.dataset, config.seed)
+
+    def use(count):
+        jax.device_count = jax.local_device_count = lambda: count
+        jax.devices = jax.local_devices = lambda: devices[:count]
+
+    tasks, mapped = {}, {}
+    for count in COUNTS:
+        use(count)
+        tasks[count] = run.create_run(config, str(folder / str(count)), dataset)
+        mapped[count] = steps.train_steps(tasks[count].task)
+
+    def train(count, state):
+        use(count)
+        data = parallel.place((dataset.train.images, dataset.train.labels))
+        state, _ = mapped[count](parallel.replicate(state), data, np.int32(STEPS))
+        return parallel.unreplicate(state)
+
+    first = jax.device_get(run.first_state(tasks[1]))
+    for before in COUNTS:
+        halfway = train(before, first)
+        with checkpoint.Checkpoints(str(folder / str(before))) as checkpoints:
+            checkpoints.save(halfway, {"history": []}, None)
+            checkpoints.wait()
+            restored, _ = checkpoints.restore(run.state_shapes(tasks[before]))
+        for after in COUNTS:
+            leaves, _ = jax.tree_util.tree_flatten_with_path(train(after, restored))
+            by_name = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+            np.savez(folder / f"{before}_{after}.npz", **by_name)
+
+
+COUNTS = (1, 2, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def matrix(fields, folder):
+    """matrix(a, b): the state after training on `a` devices, a checkpoint, and training on `b`."""
+    results = folder / "matrix"
+    results.mkdir()
+    log = folder / "matrix.log"
+    process = runs.context().Process(target=_matrix, args=(fields | MIXUP, results, log))
+    process.start()
+    process.join(runs.DEADLINE_SECONDS)
+    assert process.exitcode == 0, log.read_text()
+
+    def load(before, after):
+        with np.load(results / f"{before}_{after}.npz") as file:
+            return dict(file)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(a, b) for a in COUNTS for b in COUNTS if (a, b) != (1, 1)]
+)
+def test_a_checkpoint_of_any_number_of_devices_goes_on_with_any_other(matrix, before, after):
+    alone, here = matrix(1, 1), matrix(before, after)
+    assert here[".step"] == 2 * STEPS
+    runs.assert_same_to_rounding(here, alone)
+
+
+def test_a_checkpoint_tells_nothing_of_the_devices_that_made_it(matrix, folder):
+    """Arrays of NumPy: no sharding, no name of a device that a machine without it would look for."""
+    saved = folder / "matrix" / "8" / "checkpoints" / str(STEPS) / "state"
+    assert not [path.name for path in saved.rglob("*sharding*")]
+    metadata = json.loads((saved / "_METADATA").read_text())
+    kinds = {entry["value_metadata"]["value_type"] for entry in metadata["tree_metadata"].values()}
+    assert kinds == {"np.ndarray"}
 
 
 def test_local_batch_norm_averages_the_statistics_of_the_devices(start, fields, folder):
