@@ -22,10 +22,14 @@ Flags:
 import gc
 import sys
 
-from cifar_jax import malloc
+from cifar_jax import console, interruption, malloc
 
-if __name__ == "__main__":
-    malloc.restart_with_settings()  # before the imports, so that it takes milliseconds
+if __name__ == "__main__":  # before the imports, so that it takes milliseconds
+    interruption.hold()
+    console.restart_in_utf8()
+    malloc.restart_with_settings()
+    console.never_fails()
+    interruption.listen()
 
 import jax
 from absl import app, flags, logging
@@ -66,7 +70,8 @@ def main(argv: list[str]) -> int:
         alone = args.num_processes is None and args.process_id is None
         if args.distributed or args.coordinator_address or not alone:
             parallel.initialize(args.coordinator_address, args.num_processes, args.process_id)
-        return modes[args.mode](args)
+            interruption.listen()  # JAX's runtime takes SIGTERM for itself
+        status = modes[args.mode](args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -76,9 +81,8 @@ def main(argv: list[str]) -> int:
         hint = "try a smaller config.batch_size, config.eval_batch_size or model, or config.model.remat"
         print(f"error: the memory is not enough: {hint}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    # What training prints is for people to follow it; what the others print is all that they do.
+    return 1 if console.lost and args.mode != "train" else status
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from cifar_jax import (
     evaluate,
     files,
     inference,
+    interruption,
     parallel,
     plots,
     predict,
@@ -274,12 +275,17 @@ def run_train(args) -> int:
     recipe = os.path.basename(flags.FLAGS["config"].config_filename.partition(":")[0])
     workdir = files_of.new_workdir(recipe.removesuffix(".py"))
     say(f"workdir: {workdir}")
-    try:
-        return train.train(config, workdir)
-    except (UserError, KeyboardInterrupt):
+
+    def remove_empty():
         # A folder in which nothing was begun, as when the data are not there, is not left behind.
         with contextlib.suppress(OSError):
             os.rmdir(workdir)
+
+    interruption.before_leaving(remove_empty)
+    try:
+        return train.train(config, workdir)
+    except UserError:
+        remove_empty()
         raise
 
 

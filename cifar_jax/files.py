@@ -50,13 +50,26 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
         file.write(data)
 
 
+@contextlib.contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Turns what the system refuses into a UserError that begins with `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: {reason(error)}") from error
+
+
 def cache_folder(folder: str = "") -> Path:
     """Where what can be made again is kept: `folder`, else `cifar_jax` in the user's cache folder.
 
-    The user's is XDG_CACHE_HOME, else ~/.cache.
+    The user's is XDG_CACHE_HOME, else ~/.cache. For a user without a home it is a folder that cannot
+    be made, which costs a warning as any such folder does.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(folder or base / "cifar_jax").expanduser()
+    try:
+        return Path(folder or base / "cifar_jax").expanduser()
+    except RuntimeError:
+        return Path(os.devnull, "no home folder")
 
 
 def check_regular_file(path: str | os.PathLike) -> None:

@@ -6,6 +6,7 @@ validation split `val_loss` and `val_accuracy`, `test_loss`, `test_accuracy`, `s
 `images_per_second`; accuracies are fractions.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -173,34 +174,44 @@ class TensorBoard:
         self._history = list(history)
         self._writer = None
 
-    def _open(self) -> None:
-        """Opens a file of events, at the first entry or at the end: the import may take a second."""
+    def open(self) -> None:
+        """Opens a file of events, if that is still to be done; the import may take a second.
+
+        To be called before the run saves: what a kill left out is then made good by the next start.
+
+        Raises:
+          UserError: it cannot be written (as `add` and `close` do).
+        """
+        if self._writer is not None:
+            return
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        os.makedirs(self._logdir, exist_ok=True)
-        earlier = sum("tfevents" in name for name in os.listdir(self._logdir))
-        # The writer under SummaryWriter, not that class: its queue may hold epochs back for minutes
-        # and its flush does not wait for them, so a kill would lose more than the last entry.
-        # The suffix keeps two starts within one second from sharing a file name, which truncates.
-        self._writer = EventsWriter(os.path.join(self._logdir, "events"), f".{earlier:04}")
-        if earlier:
-            purge_step = self._history[-1]["step"] if self._history else 0
-            self._write(Event(step=purge_step, file_version="brain.Event:2"))
-            self._write(
-                Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)),
-            )
-        for entry in self._history[-1:] if earlier else self._history:
-            self.add(entry)
-        self._writer.flush()
+        with self._told():
+            os.makedirs(self._logdir, exist_ok=True)
+            earlier = sum("tfevents" in name for name in os.listdir(self._logdir))
+            # The writer under SummaryWriter, not that class: its queue may hold epochs back for
+            # minutes and its flush does not wait for them, so a kill would lose more than the last
+            # entry. Its files are read in the order of their names, which begin with the time: the
+            # number before that keeps the order where a clock is set back.
+            path = os.path.join(self._logdir, f"events.start{earlier:04}")
+            self._writer = EventsWriter(path)
+            if earlier:
+                purge_step = self._history[-1]["step"] if self._history else 0
+                self._write(Event(step=purge_step, file_version="brain.Event:2"))
+                self._write(
+                    Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)),
+                )
+            for entry in self._history[-1:] if earlier else self._history:
+                self.add(entry)
+            self._writer.flush()
 
     def add(self, entry: dict) -> None:
         """Writes one entry of the history; it is on the disk when this returns."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
-        if self._writer is None:
-            self._open()
+        self.open()
         scalars = {
             f"{quantity}/{split}": entry[f"{key}_{quantity}"]
             for quantity in ("loss", "accuracy")
@@ -208,14 +219,26 @@ class TensorBoard:
         }
         for name in ("epoch", "learning_rate", "images_per_second", "seconds"):
             scalars[name] = entry[name]
-        for tag, value in scalars.items():
-            self._write(Event(step=entry["step"], summary=scalar(tag, value)))
-        self._writer.flush()
+        with self._told():
+            for tag, value in scalars.items():
+                self._write(Event(step=entry["step"], summary=scalar(tag, value)))
+            self._writer.flush()
 
     def close(self) -> None:
-        if self._writer is None:
-            self._open()
-        self._writer.close()
+        self.open()
+        with self._told():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _told(self):
+        with files.refused(f"cannot write {files.shown(self._logdir)}"):
+            try:
+                yield
+            except OSError:
+                # What is left in its buffer must not be tried, and complained of, at Python's end.
+                with contextlib.suppress(OSError, AttributeError):
+                    self._writer.close()
+                raise
 
     def __enter__(self) -> "TensorBoard":
         return self

@@ -4,7 +4,6 @@ A run that is interrupted at any moment and started again ends with the same bit
 stopped: the state alone decides what comes next, and what was reported is saved with it.
 """
 
-import os
 import signal
 import time
 
@@ -13,10 +12,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
-from cifar_jax import datasets, evaluate, parallel, reports, run_report, steps, weights
+from cifar_jax import (
+    datasets,
+    evaluate,
+    interruption,
+    parallel,
+    reports,
+    run_report,
+    steps,
+    weights,
+)
 from cifar_jax import workdir as files_of
 from cifar_jax.checkpoint import Checkpoints
 from cifar_jax.errors import UserError
+from cifar_jax.interruption import Interruption
+from cifar_jax.lock import Lock
 from cifar_jax.profiling import Profile
 from cifar_jax.run import Run, create_run, describe_data, first_state, say, state_shapes
 from cifar_jax.run_report import best_epoch
@@ -25,29 +35,6 @@ from cifar_jax.state import TrainState, inference_variables
 
 # Between two drawings of history.png.
 PLOT_SECONDS = 30.0
-
-
-class Interruption:
-    """Notes SIGTERM and Ctrl-C, so that the run can save and leave; a second one leaves at once."""
-
-    def __init__(self):
-        self.signal = 0
-
-    def __enter__(self):
-        self._old = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, frame):
-        del frame
-        if self.signal:
-            os._exit(128 + number)
-        self.signal = number
 
 
 class Pace:
@@ -106,17 +93,22 @@ def train(config: ConfigDict, workdir: str) -> int:
     Raises:
       UserError: the data, the batch size or the workdir does not fit, or the loss is not finite.
     """
-    run, fresh = parallel.in_every_process(lambda: prepare(config, workdir), "prepare")
-    same = (config_lib.recipe(config), describe_data(run.dataset))
-    parallel.check_same("recipe or data", repr(same))
-    parallel.in_every_process(lambda: files_of.write_config(workdir, config), "write_config")
-    with (
-        Profile(config.profile) as profile,
-        Interruption() as interruption,
-        Checkpoints(workdir) as checkpoints,
-    ):
-        state, progress = restore_or_start(run, checkpoints, fresh)
-        return fit(run, state, progress, checkpoints, interruption, profile)
+    interruption.advise(
+        f"; nothing that was saved is lost; to go on, run the same with\n  --workdir={workdir}"
+    )
+    with Lock(workdir) as lock, Interruption() as interrupted:
+        interruption.before_leaving(lock.release)
+        parallel.in_every_process(lock.acquire, "lock")
+        run, fresh = parallel.in_every_process(lambda: prepare(config, workdir), "prepare")
+        same = (config_lib.recipe(config), describe_data(run.dataset))
+        parallel.check_same("recipe or data", repr(same))
+        parallel.in_every_process(lambda: begin(run, lock, fresh), "begin")
+        with (
+            Profile(config.profile) as profile,
+            Checkpoints(workdir, before_save=lock.check) as checkpoints,
+        ):
+            state, progress = restore_or_start(run, checkpoints, fresh)
+            return fit(run, state, progress, checkpoints, interrupted, profile)
 
 
 def prepare(config: ConfigDict, workdir: str) -> tuple[Run, TrainState | None]:
@@ -125,6 +117,17 @@ def prepare(config: ConfigDict, workdir: str) -> tuple[Run, TrainState | None]:
     dataset = datasets.load(config.dataset, config.seed)
     run = create_run(config, workdir, dataset)
     return run, first_state(run) if not files_of.has_run(workdir) else None
+
+
+def begin(run: Run, lock: Lock, fresh: TrainState | None) -> None:
+    """Makes the folder of a new run, takes its lock and records the recipe."""
+    files_of.make_folder(run.workdir)
+    lock.acquire()
+    if fresh is not None and parallel.is_main() and files_of.has_run(run.workdir):
+        raise UserError(
+            f"a run was begun in {run.workdir} meanwhile: run the same to go on with it"
+        )
+    files_of.write_config(run.workdir, run.config)
 
 
 def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | None):
@@ -152,7 +155,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     return state, progress
 
 
-def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption, profile) -> int:
+def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, profile) -> int:
     """Runs the epochs that are left; returns the exit status."""
     config, per_epoch = run.config, run.steps_per_epoch
     history = progress["history"]
@@ -182,10 +185,13 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption,
         pace.new_epoch()
 
         def pause():  # Called only while this iteration lasts.
+            interrupted.begin()  # Compiled; there are steps to save from here on.
+            if tensorboard:
+                tensorboard.open()
             if profile.follow(pace.dispatches):
                 pace.forget()
             due = time.perf_counter() - last_save > 60 * config.checkpoint_minutes  # noqa: B023
-            return any(parallel.agree(int(due), interruption.signal))
+            return any(parallel.agree(int(due), interrupted.signal))
 
         with reports.Progress(epoch, config.num_epochs, per_epoch, position) as bar:
             while position < per_epoch:
@@ -199,8 +205,8 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption,
                     best = best_epoch(history)
                     checkpoints.save(host_state, progress, best and best["step"])
                     last_save = time.perf_counter()
-                    if stop_signal(interruption):
-                        return leave(run, checkpoints, interruption)
+                    if stop_signal(interrupted):
+                        return leave(run, checkpoints, interrupted)
 
         results = {
             name: evaluate.evaluate(
@@ -225,8 +231,8 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interruption,
                 run_report.draw_history(run, history)
                 last_plot = time.perf_counter()
             say(reports.epoch_line(history[-1], config.num_epochs))
-        if epoch < config.num_epochs and stop_signal(interruption):
-            return leave(run, checkpoints, interruption)
+        if epoch < config.num_epochs and stop_signal(interrupted):
+            return leave(run, checkpoints, interrupted)
 
     checkpoints.wait()
     if tensorboard:
@@ -339,21 +345,28 @@ def mend_best(run: Run, checkpoints: Checkpoints, history: list[dict]) -> None:
         exported = None
     # Every process takes part in reading a checkpoint.
     (stale,) = parallel.agree(int(exported != best["epoch"]))
-    if stale and checkpoints.has(best["step"]):
+    if not stale:
+        return
+    if checkpoints.has(best["step"]):
         state, _ = checkpoints.restore(state_shapes(run), best["step"])
         run_report.export_best(run, state, history)
+    else:
+        say(
+            f"{files_of.BEST_WEIGHTS} is not that of the best epoch, {best['epoch']}, and cannot be "
+            "made again: the checkpoint of that epoch is damaged or gone"
+        )
 
 
-def stop_signal(interruption: Interruption) -> int:
+def stop_signal(interrupted: Interruption) -> int:
     """The signal that any process got, 0 for none."""
-    (interruption.signal,) = parallel.agree(interruption.signal)
-    return interruption.signal
+    (interrupted.signal,) = parallel.agree(interrupted.signal)
+    return interrupted.signal
 
 
-def leave(run: Run, checkpoints: Checkpoints, interruption: Interruption) -> int:
+def leave(run: Run, checkpoints: Checkpoints, interrupted: Interruption) -> int:
     """Ends an interrupted run: everything is on disk when this returns the exit status."""
     checkpoints.wait()
-    name = signal.Signals(interruption.signal).name
+    name = signal.Signals(interrupted.signal).name
     say(f"{name}: saved at step {checkpoints.latest_step()}; to go on, run the same with")
     say(f"  --workdir={run.workdir}")
-    return 128 + interruption.signal
+    return 128 + interrupted.signal

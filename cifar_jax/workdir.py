@@ -113,12 +113,16 @@ def check_recipe(workdir: str, config: ConfigDict, default: ConfigDict) -> None:
         )
 
 
-def write_config(workdir: str, config: ConfigDict) -> None:
-    """Makes the folder where there is none and records the recipe in it."""
+def make_folder(workdir: str) -> None:
+    """Makes the folder where there is none."""
     try:
         os.makedirs(workdir, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {workdir}: {files.reason(error)}") from None
+
+
+def write_config(workdir: str, config: ConfigDict) -> None:
+    """Records the recipe of a run in its folder."""
     if parallel.is_main():
         path = os.path.join(workdir, CONFIG)
         files.write_bytes(path, config_lib.to_json(config).encode())

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,20 +105,121 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
             checkpoints.restore(some_state(0).replace(opt_state={"momentum": np.float32(0)}))
 
 
-def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        for step in (3, 5):
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def save_steps(workdir, *steps):
+    """Makes checkpoints, and gives the folder of the last one."""
+    with Checkpoints(workdir) as checkpoints:
+        for step in steps:
             checkpoints.save(some_state(step), {"history": []}, None)
-    folder = tmp_path / "checkpoints" / "5"
-    (folder / "progress" / "metadata").write_text('{"history": [')
-    with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(UserError, match=f"cannot read {folder} ") as error:
-            checkpoints.restore(some_state(0))
-        assert "\n" not in str(error.value)
-    shutil.rmtree(folder)
-    with Checkpoints(tmp_path) as checkpoints:
-        restored, _ = checkpoints.restore(some_state(0))
+    return workdir / "checkpoints" / str(steps[-1])
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A workdir with the checkpoints 3 and 5; tests copy it."""
+    folder = tmp_path_factory.mktemp("two")
+    save_steps(folder, 3, 5)
+    return folder
+
+
+@pytest.fixture
+def workdir(two, tmp_path):
+    shutil.copytree(two, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("hurt", [flip, cut, os.remove])
+def test_damage_to_any_file_is_said_and_the_checkpoint_before_restored(workdir, hurt, capfd):
+    newest = workdir / "checkpoints" / "5"
+    whole = workdir / "whole"
+    newest.rename(whole)
+    names = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
+    assert any("state" in str(name) for name in names)
+    for name in names:
+        shutil.copytree(whole, newest)
+        hurt(newest / name)
+        with Checkpoints(workdir) as checkpoints:
+            assert checkpoints.latest_step() == 3, name
+            restored, _ = checkpoints.restore(some_state(0))
         assert int(restored.step) == 3
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith("warning: checkpoint 5 ")
+        assert line.endswith("going on from the one before, 3")
+
+
+def test_a_damaged_checkpoint_is_saved_again_and_then_deleted(workdir, capfd):
+    flip(workdir / "checkpoints" / "5" / "state" / "_METADATA")
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.restore(some_state(0))
+        assert not checkpoints.has(5)
+        checkpoints.save(some_state(5), {"history": []}, None)
+        checkpoints.wait()
+        assert checkpoints.has(5)
+    assert sorted(os.listdir(workdir / "checkpoints")) == ["3", "5"]
+    capfd.readouterr()
+    with Checkpoints(workdir) as checkpoints:
+        restored, _ = checkpoints.restore(some_state(0))
+    assert int(restored.step) == 5
+    assert capfd.readouterr().err == ""
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_touched(workdir):
+    flip(workdir / "checkpoints" / "5" / "progress" / "metadata")
+    os.remove(workdir / "checkpoints" / "3" / "state" / "_METADATA")
+    before = runs.digests(workdir)
+    told = "every checkpoint in .* is damaged .5: progress/metadata is not as it was saved; 3: state/_M"
+    with Checkpoints(workdir) as checkpoints, pytest.raises(UserError, match=told) as error:
+        checkpoints.latest_step()
+    assert "\n" not in str(error.value)
+    assert runs.digests(workdir) == before
+
+
+def test_a_reader_moves_nothing(workdir):
+    flip(workdir / "checkpoints" / "5" / "progress" / "metadata")
+    before = runs.digests(workdir)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        leaves, _ = checkpoints.read()
+    assert int(leaves["step"]) == 3
+    assert runs.digests(workdir) == before
+
+
+def test_every_committed_checkpoint_has_digests(tmp_path, monkeypatch):
+    rename, seen = os.rename, []
+
+    def spy(source, target):
+        if "tmp" in Path(source).name and Path(target).parent.name == "checkpoints":
+            seen.append(json.loads((Path(source) / "sha256.json").read_text()))
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "rename", spy)
+    newest = save_steps(tmp_path, 3)
+    (before,) = seen
+    assert any(name.startswith("state/") for name in before)
+    # After the commit, of every file.
+    after = json.loads((newest / "sha256.json").read_text())
+    assert after == {k: v for k, v in runs.digests(newest).items() if k != "sha256.json"}
+    assert before.items() <= after.items()
+
+
+def test_checkpoints_without_any_digests_are_restored_and_said_to_be_unchecked(workdir, capfd):
+    for step in (3, 5):
+        os.remove(workdir / "checkpoints" / str(step) / "sha256.json")
+    with Checkpoints(workdir) as checkpoints:
+        restored, _ = checkpoints.restore(some_state(0))
+    assert int(restored.step) == 5
+    assert "checkpoint 5 in" in capfd.readouterr().err
+    cut(workdir / "checkpoints" / "5" / "progress" / "metadata")
+    with Checkpoints(workdir) as checkpoints, pytest.raises(UserError, match=r"cannot read .*/5 "):
+        checkpoints.restore(some_state(0))
 
 
 def test_a_save_that_the_disk_refuses_is_told_in_one_line(tmp_path, monkeypatch):

@@ -1,0 +1,99 @@
+"""Ctrl-C and SIGTERM at any moment: while there is something to save, the first one is noted, for the
+training loop to save and leave; else, and at the second, the process leaves at once.
+
+A thread acts on them. Python itself would wait until the main thread is back from compiled code, and
+compiling a large network takes minutes; and an exception that unwinds through starting threads may
+crash. Only the standard library is imported here, to be ready before everything else is.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# The process that listens and where it has Python write the numbers of signals: a fork has its own.
+_wakeup = None
+# The Interruption that notes signals now.
+_noting = None
+_advice = ""
+_functions = []
+
+
+def hold() -> None:
+    """Keeps signals waiting until `listen`, through a new start of the program as well."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def listen() -> None:
+    """Acts on signals from now on; to be called by the main thread, again after others took them."""
+    global _wakeup
+    if _wakeup is None or _wakeup[0] != os.getpid():
+        ours, theirs = os.pipe()
+        os.set_blocking(theirs, False)
+        _wakeup = os.getpid(), theirs
+        threading.Thread(target=_follow, args=(ours,), name="signals", daemon=True).start()
+    for number in _SIGNALS:
+        # It must be a function for Python to tell the thread.
+        signal.signal(number, lambda number, frame: None)
+    signal.set_wakeup_fd(_wakeup[1], warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def advise(text: str) -> None:
+    """What the last line says, when the process leaves at once, on how to go on."""
+    global _advice
+    _advice = text
+
+
+def before_leaving(function) -> None:
+    """Has a function called before the process leaves at once; the last one given comes first."""
+    _functions.insert(0, function)
+
+
+class Interruption:
+    """`signal` is the number of the first signal that came in the `with`, after `begin`; else 0."""
+
+    def __init__(self):
+        self.signal = 0
+        # Apart from `signal`, which may also be set to what another process of the run got.
+        self.has_been_noted = False
+
+    def begin(self) -> None:
+        """From here on there is something to save."""
+        global _noting
+        _noting = self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        global _noting
+        _noting = None
+
+
+def _act(number: int) -> None:
+    noting, name = _noting, signal.Signals(number).name
+    if noting and not noting.has_been_noted:
+        noting.has_been_noted = True
+        noting.signal = number
+        _print(f"{name}: saving, then leaving; once more to leave at once")
+        return
+    for function in _functions:
+        with contextlib.suppress(Exception):
+            function()
+    _print(f"{name}: stopped{_advice}")
+    os._exit(128 + number)
+
+
+def _print(line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+
+
+def _follow(descriptor: int) -> None:
+    while True:
+        for number in os.read(descriptor, 64):
+            if number in _SIGNALS:
+                _act(number)
