@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 from cifar_jax import cpu_kernels
-from cifar_jax.files import cache_folder, reason
+from cifar_jax.files import cache_folder, reason, remove_leftovers
 
 OFF = "off"
 # A ResNet-20 leaves 2 MB, a ResNet-110 10 MB.
@@ -48,6 +48,8 @@ def enable(folder: str = "") -> None:
         if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(f"no permission to write in {place}")
         delete_oldest(root, LIMIT_BYTES)
+        # Nothing is written for a day.
+        remove_leftovers(cache_folder(), seconds=24 * 60 * 60)
     except OSError as error:
         _warn(root, error)
         return

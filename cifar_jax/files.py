@@ -4,12 +4,17 @@ reader, or a restart after a kill at any moment, finds the old file or the new o
 
 import contextlib
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cifar_jax.errors import UserError
+
+# What `atomic_path` calls its temporary files.
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextlib.contextmanager
@@ -48,6 +53,18 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Replaces the file at `path` by one that holds `data`; UserError as in `atomic_path`."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
+
+
+def remove_leftovers(folder: str | os.PathLike, seconds: float = 0.0) -> None:
+    """Deletes the temporary files of writers that were killed, if `seconds` old.
+
+    Those of other writers at work are of the same kind: it takes a lock, or time, to be sure.
+    """
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            old = not seconds or time.time() - entry.stat().st_mtime > seconds
+            if old and _LEFTOVER.fullmatch(entry.name):
+                os.unlink(entry)
 
 
 @contextlib.contextmanager

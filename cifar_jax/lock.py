@@ -37,6 +37,8 @@ class Lock:
     def acquire(self) -> None:
         """Takes the lock, unless this process has it already or there is no folder yet.
 
+        Temporary files of killed runs are deleted then.
+
         Raises:
           UserError: another run has it, or the folder cannot be written.
         """
@@ -53,6 +55,7 @@ class Lock:
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            files.remove_leftovers(self._workdir)
         except OSError as error:
             raise UserError(f"cannot write in {self._workdir}: {files.reason(error)}") from None
 

@@ -1,0 +1,319 @@
+"""What is done to a run from within its process: it dies, or its disk is full, at an exact place.
+
+Places are the run's own calls that change files, counted; every one of them may be the last. Where a
+fault struck is read from a note that the process keeps, for the count of kills by phase.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cifar_jax import (
+    checkpoint,
+    datasets,
+    evaluate,
+    files,
+    interruption,
+    parallel,
+    plots,
+    reports,
+    steps,
+    train,
+    weights,
+)
+from tests import runs
+
+# Audit events of Python that change a folder: deletions, renamings, new folders.
+_CHANGES = (
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+    "os.link",
+    "os.symlink",
+)
+_NOTE_BYTES = 64
+# A file that takes up all the room of a disk.
+FILLER = "filler"
+
+
+def child(args, log, cache, note, place="", count=1, clock=0.0) -> None:
+    """Runs `main.py` as `runs.Started` does, with one fault.
+
+    Args:
+      args: of the command line.
+      log: what is printed goes there.
+      cache: a folder for compiled programs.
+      note: a file in which the phase is kept.
+      place: a name in `PLACES`, or "" for no fault from within.
+      count: at the how manieth time that it comes by that place.
+      clock: seconds that the clock is wrong by.
+    """
+    follow_phases(Path(note))
+    if clock:
+        now, now_ns = time.time, time.time_ns
+        time.time = lambda: now() + clock
+        time.time_ns = lambda: now_ns() + int(clock * 1e9)
+    if place:
+        PLACES[place](count, [os.path.realpath(folder) for folder in folders_of(args)])
+    runs._child(args, log, 1, "", cache)
+
+
+def folders_of(args: list[str]) -> list[str]:
+    """The folders that a command line names as the run's own."""
+    names = ("--workdir", "--config.dataset.cache_dir")
+    return [value for name, _, value in (arg.partition("=") for arg in args) if name in names]
+
+
+def read_phase(note: Path) -> str:
+    """What a process was doing when it last said so."""
+    try:
+        return note.read_text().strip("\0 ")
+    except FileNotFoundError:
+        return "start-up"
+
+
+# Places.
+
+
+def _kill_at_a_file(count: int, folders: list[str]) -> None:
+    """Dies before it opens a file to write, renames, deletes, makes a folder."""
+    _at_a_change(count, folders, _die)
+
+
+def _kill_in_a_write(count: int, folders: list[str]) -> None:
+    """Dies when half of a file is written."""
+    del folders
+    sync, left = files._sync, [count]
+
+    def replacement(path):
+        if os.path.isfile(path):
+            left[0] -= 1
+            if left[0] == 0:
+                os.truncate(path, os.path.getsize(path) // 2)
+                _die()
+        sync(path)
+
+    files._sync = replacement
+
+
+def _disk_full(count: int, folders: list[str]) -> None:
+    """From then on no file may be larger than a page, for this process: weights do not fit any more."""
+    _at_a_change(count, folders, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+
+
+def _disk_full_in_save(count: int, folders: list[str]) -> None:
+    """The same from a save on; a disk of its own, as `on_a_disk` makes it, is really full then."""
+    workdir = Path(folders[0])
+
+    def fill():
+        if not workdir.parent.is_mount():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+            return
+        with contextlib.suppress(OSError), open(workdir.parent / FILLER, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    runs._before(checkpoint.Checkpoints, "save", count, fill)
+
+
+def _workdir_moved(count: int, folders: list[str]) -> None:
+    """The folder has another name when it is saved to."""
+    move = lambda: os.rename(folders[0], folders[0] + ".moved")  # noqa: E731
+    runs._before(checkpoint.Checkpoints, "save", count, move)
+
+
+def _sigint_in_data(count: int, folders: list[str]) -> None:
+    del folders
+    runs._before(datasets, "load", count, lambda: _send(signal.SIGINT))
+
+
+def _sigterm_in_first_dispatch(count: int, folders: list[str]) -> None:
+    del folders
+    runs._before(parallel, "map_train", count, lambda: _send(signal.SIGTERM))
+
+
+def _sigint_twice(count: int, folders: list[str]) -> None:
+    del folders
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        # Two that come at once are one to the system.
+        while not interruption._noting.has_been_noted:
+            time.sleep(0.001)
+        _send(signal.SIGINT)
+
+    runs._before(checkpoint.Checkpoints, "save", count, twice)
+
+
+def _send(number: int) -> None:
+    """Sends this process a signal, and waits to be ended by it."""
+    os.kill(os.getpid(), number)
+    time.sleep(runs.DEADLINE_SECONDS)
+
+
+PLACES = {
+    "kill at a file": _kill_at_a_file,
+    "kill in a write": _kill_in_a_write,
+    "disk full": _disk_full,
+    "disk full in save": _disk_full_in_save,
+    "workdir moved": _workdir_moved,
+    "SIGINT in data": _sigint_in_data,
+    "SIGTERM in first dispatch": _sigterm_in_first_dispatch,
+    "SIGINT twice": _sigint_twice,
+}
+
+
+def _at_a_change(count: int, folders: list[str], action) -> None:
+    left = [count]
+
+    def hook(event, args):
+        if left[0] <= 0:
+            return
+        if event == "open":
+            path, _, flags = args
+            counts = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        else:
+            path, counts = args[0] if args else None, event in _CHANGES
+        if not counts or not isinstance(path, str | bytes | os.PathLike):
+            return
+        if not os.path.abspath(os.fsdecode(path)).startswith(tuple(folders)):
+            return
+        left[0] -= 1
+        if left[0] == 0:
+            action()
+
+    sys.addaudithook(hook)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Disks.
+
+
+def can_mount() -> bool:
+    """Whether this process may have a disk of its own, which takes root."""
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def on_a_disk(disk: Path, copy: Path, starts: list, common: tuple) -> None:
+    """Starts runs in a folder that is a small disk, which nobody else sees; to be a process of its own.
+
+    Args:
+      disk: the folder; it is mounted at.
+      copy: what is on it at the end is copied there.
+      starts: for each the options that the disk is mounted with, "rw" or "ro", the place of a fault,
+        the file for what is printed and the one for the exit status.
+      common: the arguments of `child` but for these.
+    """
+    args, cache, note = common
+    # Mounts of this process and its children are theirs alone from here on.
+    if ctypes.CDLL(None, use_errno=True).unshare(0x00020000):
+        raise OSError(ctypes.get_errno(), "unshare")
+    _mount("--make-rprivate", "/")
+    _mount("-t", "tmpfs", "-o", "size=8m", "none", disk)
+    for options, place, log, status in starts:
+        (disk / FILLER).unlink(missing_ok=True)
+        _mount("-o", f"remount,{options}", disk)
+        pid = os.fork()
+        if pid == 0:
+            child(args, log, cache, note, place, 2)
+        _, code = os.waitpid(pid, 0)
+        Path(status).write_text(str(os.waitstatus_to_exitcode(code)))
+    shutil.copytree(disk, copy)
+
+
+def _mount(*arguments) -> None:
+    subprocess.run(["mount", *map(str, arguments)], check=True)
+
+
+# Phases.
+
+
+def follow_phases(note: Path) -> None:
+    """Keeps what this process is doing in a file, as "training, saving"."""
+    descriptor = os.open(note, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    state = {"now": "start-up", "saving": False}
+
+    def write():
+        text = state["now"] + (", saving" if state["saving"] else "")
+        os.pwrite(descriptor, text.encode().ljust(_NOTE_BYTES), 0)
+
+    def set_to(**changes):
+        state.update(changes)
+        write()
+
+    @contextlib.contextmanager
+    def phase(name):
+        before = state["now"]
+        set_to(now=name)
+        try:
+            yield
+        finally:
+            set_to(now=before)
+
+    def follow(owner, name, called):
+        original = getattr(owner, name)
+
+        def replacement(*args, **kwargs):
+            with phase(called):
+                return original(*args, **kwargs)
+
+        setattr(owner, name, replacement)
+
+    write()
+    follow(datasets, "load", "data and their cache")
+    follow(train, "first_state", "first weights")
+    follow(checkpoint.Checkpoints, "_find", "restoring")
+    follow(checkpoint.Checkpoints, "restore", "restoring")
+    follow(evaluate, "evaluate", "evaluation")
+    follow(reports, "write_metrics", "metrics.jsonl")
+    follow(reports, "write_json", "report.json")
+    follow(reports.TensorBoard, "add", "tensorboard")
+    follow(weights, "save", "best.safetensors")
+    for name in ("plot_history", "plot_confusion", "plot_batch"):
+        follow(plots, name, "plots")
+
+    make = steps.train_steps
+
+    def train_steps(*args):
+        function, calls = make(*args), []
+
+        def replacement(*args):
+            calls.append(1)
+            if len(calls) > 1:
+                return function(*args)
+            with phase("compile"):
+                result = function(*args)
+            state["now"] = "training"
+            write()
+            return result
+
+        return replacement
+
+    steps.train_steps = train_steps
+    save, seal = checkpoint.Checkpoints.save, checkpoint.Checkpoints._seal
+
+    def saving(self, *args):
+        set_to(saving=True)
+        save(self, *args)
+
+    def sealing(self, step):
+        seal(self, step)
+        set_to(saving=False)
+
+    checkpoint.Checkpoints.save, checkpoint.Checkpoints._seal = saving, sealing

@@ -1,0 +1,262 @@
+"""A run that is hurt, by kills, signals, damage and disks, says so in a line and ends as an unhurt one.
+
+A short part of what `python -m tests.faults.run` does at length, and what has to be done on purpose.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from cifar_jax import lock
+from cifar_jax.errors import UserError
+from tests import runs
+from tests.faults import hurting
+from tests.faults.run import FaultTest
+
+# Four steps an epoch of a network that compiles fast.
+FIELDS = {
+    "num_epochs": 2,
+    "batch_size": 16,
+    "dataset.image_size": 8,
+    "dataset.train_examples": 64,
+    "augment.crop_padding": 0,
+    "model.name": "mlp",
+    "model.batch_norm": False,
+    "model.hidden_sizes": "(64,)",
+    "lr_schedule.name": "constant",
+    "lr_schedule.boundaries": "()",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def start(folder):
+    """start(workdir, place) runs the recipe in a workdir, with a fault at a place."""
+
+    def start(workdir, place=""):
+        args = runs.arguments(workdir, FIELDS | {"dataset.cache_dir": folder / "images"})
+        name, _, count = place.partition(":")
+        process = runs.context().Process(
+            target=hurting.child,
+            args=(
+                args,
+                folder / "log",
+                folder / "programs",
+                folder / "note",
+                name,
+                int(count or 0),
+            ),
+        )
+        process.start()
+        process.join(runs.DEADLINE_SECONDS)
+        return runs.Ended(process.exitcode, (folder / "log").read_text())
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def unhurt(folder, start):
+    ended = start(folder / "unhurt")
+    assert ended.status == 0, ended.output
+    return folder / "unhurt"
+
+
+def assert_goes_on(start, workdir, unhurt):
+    """The same command ends the run as an unhurt one ends."""
+    ended = start(workdir)
+    assert ended.status == 0, ended.output
+    assert_same_end(workdir, unhurt)
+
+
+def assert_same_end(workdir, unhurt):
+    runs.assert_same_bits(runs.read_state(workdir, 8), runs.read_state(unhurt, 8))
+    assert runs.read_metrics(workdir) == runs.read_metrics(unhurt)
+    assert (workdir / runs.BEST).read_bytes() == (unhurt / runs.BEST).read_bytes()
+    assert set(os.listdir(workdir)) == set(os.listdir(unhurt))
+
+
+def the_error(ended: runs.Ended) -> str:
+    assert ended.status == 1, ended.output
+    assert "Traceback" not in ended.output
+    assert "Exception" not in ended.output
+    (line,) = [line for line in ended.output.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_a_run_that_is_hurt_at_random_ends_as_an_unhurt_one(tmp_path):
+    test = FaultTest(tmp_path, seed=4)
+    test.train_unhurt()
+    test.round(most_faults=5)
+    assert test.differences == []
+    assert sum(test.kills.values()) + sum(test.others.values()) >= 5
+
+
+def _hold(workdir, taken, wait):
+    with lock.Lock(workdir) as held:
+        held.acquire()
+        taken.set()
+        wait.wait()
+
+
+def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
+    context = runs.context()
+    taken = context.Event()
+    first = context.Process(target=_hold, args=(tmp_path, taken, context.Event()))
+    first.start()
+    assert taken.wait(runs.DEADLINE_SECONDS)
+    with lock.Lock(tmp_path) as second:
+        with pytest.raises(UserError) as error:
+            second.acquire()
+        assert f"process {first.pid} on {socket.gethostname()}" in str(error.value)
+        assert "\n" not in str(error.value)
+        first.kill()
+        first.join()
+        second.acquire()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_where_there_are_no_locks_the_process_is_looked_for(tmp_path, monkeypatch, alive):
+    def flock(descriptor, operation):
+        raise OSError(lock.errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    holder = {"pid": process.pid, "host": socket.gethostname(), "since": "now"}
+    (tmp_path / lock.NAME).write_text(json.dumps(holder))
+    if not alive:
+        process.communicate()
+    with lock.Lock(tmp_path) as held:
+        if alive:
+            with pytest.raises(UserError, match=f"process {process.pid} on"):
+                held.acquire()
+            process.communicate()
+        else:
+            held.acquire()
+
+
+def test_main_refuses_a_workdir_in_use_and_leaves_it_as_it_is(folder, start, unhurt):
+    with lock.Lock(unhurt) as held:
+        held.acquire()
+        before = runs.digests(unhurt)
+        assert f"in use by a run (process {os.getpid()} on" in the_error(start(unhurt))
+        assert runs.digests(unhurt) == before
+
+
+@pytest.mark.parametrize("place", ["SIGINT in data", "SIGTERM in first dispatch"])
+def test_a_signal_at_the_start_ends_it_with_a_line_and_no_trace(start, tmp_path, place):
+    ended = start(tmp_path / "run", place)
+    name = place.partition(" ")[0]
+    assert ended.status == 128 + signal.Signals[name]
+    assert ended.output.splitlines() == [
+        f"{name}: stopped; nothing that was saved is lost; to go on, run the same with",
+        f"  --workdir={tmp_path / 'run'}",
+    ]
+    assert not (tmp_path / "run" / lock.NAME).exists()
+
+
+def test_a_second_signal_leaves_at_once(start, tmp_path, unhurt):
+    workdir = tmp_path / "run"
+    ended = start(workdir, "SIGINT twice:1")
+    assert ended.status == 130
+    assert "SIGINT: saving, then leaving" in ended.output
+    assert ended.output.splitlines()[-1] == f"  --workdir={workdir}"
+    assert "saved at step" not in ended.output
+    assert_goes_on(start, workdir, unhurt)
+
+
+def test_a_workdir_that_disappears_stops_the_run_until_it_is_back(start, tmp_path, unhurt):
+    workdir = tmp_path / "run"
+    line = the_error(start(workdir, "workdir moved:2"))
+    assert f"{workdir} is gone" in line
+    assert not workdir.exists()
+    (tmp_path / "run.moved").rename(workdir)
+    assert runs.checkpoint_steps(workdir) == [4]
+    assert_goes_on(start, workdir, unhurt)
+
+
+@pytest.fixture(scope="module")
+def on_a_disk(folder, start, unhurt):
+    """How starts ended on a disk that was full, that was read-only, and that was neither; a copy of it.
+
+    Where mounting is not allowed, no file may be large and the folder is without permission to write.
+    """
+    disk = folder / "disk"
+    disk.mkdir()
+    workdir, copy = disk / "run", folder / "copy"
+    starts = [("rw", "disk full in save"), ("ro", ""), ("rw", "")]
+    if not hurting.can_mount():
+        ended = []
+        for options, place in starts:
+            if workdir.exists():
+                workdir.chmod(0o555 if options == "ro" else 0o755)
+            ended.append(start(workdir, place and f"{place}:2"))
+        return ended, workdir
+    files = [(folder / f"disk_{i}.log", folder / f"disk_{i}.status") for i in range(len(starts))]
+    starts = [(*start, *paths) for start, paths in zip(starts, files, strict=True)]
+    args = runs.arguments(workdir, FIELDS | {"dataset.cache_dir": folder / "images"})
+    common = (args, folder / "programs", folder / "note")
+    process = runs.context().Process(target=hurting.on_a_disk, args=(disk, copy, starts, common))
+    process.start()
+    process.join(runs.DEADLINE_SECONDS)
+    assert process.exitcode == 0
+    ended = [runs.Ended(int(status.read_text()), log.read_text()) for log, status in files]
+    return ended, copy / "run"
+
+
+def test_a_full_disk_is_told_in_a_line(on_a_disk):
+    (full, _, _), _ = on_a_disk
+    assert "cannot save a checkpoint in" in the_error(full)
+    assert "epoch 1/2" in full.output
+
+
+def test_a_disk_that_cannot_be_written_is_told_in_a_line(on_a_disk):
+    (_, read_only, _), _ = on_a_disk
+    if hurting.can_mount() or os.geteuid() != 0:
+        assert "cannot write in" in the_error(read_only)
+
+
+def test_with_room_again_a_run_goes_on_from_its_last_checkpoint(on_a_disk, unhurt):
+    (*_, last), workdir = on_a_disk
+    assert last.status == 0, last.output
+    assert "after epoch 1, step 0 of 4" in last.output
+    assert_same_end(workdir, unhurt)
+
+
+def test_a_strange_environment_changes_nothing(tmp_path, unhurt):
+    """Another encoding, no home, a path with a blank and other letters, nobody who reads."""
+    workdir = tmp_path / "a run é"
+    args = runs.arguments(workdir, FIELDS | {"dataset.cache_dir": tmp_path / "é" / "images"})
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "GLIBC_TUNABLES")
+    }
+    environment |= {
+        "JAX_PLATFORMS": "cpu",
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+        "HOME": "/dev/null/nobody",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "main.py", *args],
+        cwd=runs.ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    assert process.wait(runs.DEADLINE_SECONDS) == 0, said
+    assert "Traceback" not in said
+    assert "warning: compiled programs are not kept" in said
+    assert_same_end(workdir, unhurt)
