@@ -31,7 +31,6 @@ if __name__ == "__main__":  # before the imports, so that it takes milliseconds
     console.never_fails()
     interruption.listen()
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -75,8 +74,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except (MemoryError, parallel.RuntimeFailed) as error:
+        parallel.leave_if_another_is_lost(error)
+        if isinstance(error, parallel.RuntimeFailed) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         hint = "try a smaller config.batch_size, config.eval_batch_size or model, or config.model.remat"
         print(f"error: the memory is not enough: {hint}", file=sys.stderr)

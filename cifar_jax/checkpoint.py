@@ -84,8 +84,10 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
-        self.close()
+    def __exit__(self, kind, error, trace):
+        # A save under way would wait for the lost process for minutes.
+        if not parallel.is_another_lost(error):
+            self.close()
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint that is sound, None where there is none at all.

@@ -4,7 +4,9 @@ The state is replicated: every leaf has a leading axis of this process's devices
 once, whole, on every device. Mapped functions see one device and the axis name `AXIS`.
 """
 
+import os
 import socket
+import sys
 import zlib
 
 import jax
@@ -15,6 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cifar_jax.errors import UserError
 
 AXIS = "batch"
+# What JAX raises where a device fails, or a process at the other end of a collective.
+RuntimeFailed = jax.errors.JaxRuntimeError
 
 
 def initialize(coordinator_address, num_processes, process_id) -> None:
@@ -53,6 +57,28 @@ def has_others() -> bool:
 def is_main() -> bool:
     """Whether this process is the one that prints and writes."""
     return jax.process_index() == 0
+
+
+def is_another_lost(error: BaseException | None) -> bool:
+    """Whether an error is what JAX says when another process of this run has died."""
+    return isinstance(error, RuntimeFailed) and has_others()
+
+
+def leave_if_another_is_lost(error: Exception) -> None:
+    """Says that a process of this run is lost and ends this one at once, if that is what happened.
+
+    JAX's own end would wait for the lost one for minutes, and then end this one with less said.
+    """
+    if not is_another_lost(error):
+        return
+    reason = " ".join(str(error).split())[:200]
+    print(
+        f"error: another process of this run was lost ({reason}): start all of them again, to go on "
+        "from the last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def describe() -> str:

@@ -98,6 +98,13 @@ def finished(folder, fields, run_two, stopped):
     return run_two(runs.arguments(folder / "two", fields | OFTEN)), folder / "two"
 
 
+@pytest.fixture(scope="module")
+def killed(folder, fields, run_two):
+    """How two processes ended of which the second was killed, and how when started again; the workdir."""
+    args = runs.arguments(folder / "killed", fields | OFTEN)
+    return run_two(args, point="before_save:3:SIGKILL"), run_two(args), folder / "killed"
+
+
 def said(output: str) -> list[str]:
     """The lines that only we begin so: JAX's runtime logs as well, from several threads at once."""
     assert "Traceback" not in output
@@ -129,6 +136,23 @@ def test_two_processes_started_again_end_as_one(finished, alone):
     assert json.loads((workdir / "report.json").read_text())["device"] == "4 x cpu"
     assert [entry["epoch"] for entry in runs.read_metrics(workdir)] == [1, 2]
     assert_same_run(workdir, alone)
+
+
+def test_a_killed_process_ends_the_other_with_a_line(killed):
+    (first, second), _, _ = killed
+    assert second.status == -9
+    assert first.status == 1
+    line = said(first.output)[-1]
+    assert line.startswith("error: another process of this run was lost")
+
+
+def test_after_a_kill_both_go_on_exactly(killed, finished):
+    _, ended, workdir = killed
+    assert [end.status for end in ended] == [0, 0], ended
+    assert "resuming" in ended[0].output
+    last = EPOCHS * STEPS
+    runs.assert_same_bits(runs.read_state(workdir, last), runs.read_state(finished[1], last))
+    assert runs.read_metrics(workdir) == runs.read_metrics(finished[1])
 
 
 def test_only_the_first_process_prints(stopped, finished):

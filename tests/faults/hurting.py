@@ -21,7 +21,6 @@ from cifar_jax import (
     evaluate,
     files,
     interruption,
-    parallel,
     plots,
     reports,
     steps,
@@ -136,9 +135,9 @@ def _sigint_in_data(count: int, folders: list[str]) -> None:
     runs._before(datasets, "load", count, lambda: _send(signal.SIGINT))
 
 
-def _sigterm_in_first_dispatch(count: int, folders: list[str]) -> None:
+def _sigterm_in_compile(count: int, folders: list[str]) -> None:
     del folders
-    runs._before(parallel, "map_train", count, lambda: _send(signal.SIGTERM))
+    runs._before(steps, "train_step", count, lambda: _send(signal.SIGTERM))
 
 
 def _sigint_twice(count: int, folders: list[str]) -> None:
@@ -167,7 +166,7 @@ PLACES = {
     "disk full in save": _disk_full_in_save,
     "workdir moved": _workdir_moved,
     "SIGINT in data": _sigint_in_data,
-    "SIGTERM in first dispatch": _sigterm_in_first_dispatch,
+    "SIGTERM in compile": _sigterm_in_compile,
     "SIGINT twice": _sigint_twice,
 }
 

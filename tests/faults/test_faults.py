@@ -152,7 +152,7 @@ def test_main_refuses_a_workdir_in_use_and_leaves_it_as_it_is(folder, start, unh
         assert runs.digests(unhurt) == before
 
 
-@pytest.mark.parametrize("place", ["SIGINT in data", "SIGTERM in first dispatch"])
+@pytest.mark.parametrize("place", ["SIGINT in data", "SIGTERM in compile"])
 def test_a_signal_at_the_start_ends_it_with_a_line_and_no_trace(start, tmp_path, place):
     ended = start(tmp_path / "run", place)
     name = place.partition(" ")[0]
