@@ -100,17 +100,17 @@ def test_a_run_that_is_hurt_at_random_ends_as_an_unhurt_one(tmp_path):
     assert sum(test.kills.values()) + sum(test.others.values()) >= 5
 
 
-def _hold(workdir, taken, wait):
+def _hold(workdir, taken, never):
     with lock.Lock(workdir) as held:
         held.acquire()
         taken.set()
-        wait.wait()
+        never.wait()
 
 
 def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
     context = runs.context()
-    taken = context.Event()
-    first = context.Process(target=_hold, args=(tmp_path, taken, context.Event()))
+    taken, never = context.Event(), context.Event()
+    first = context.Process(target=_hold, args=(tmp_path, taken, never))
     first.start()
     assert taken.wait(runs.DEADLINE_SECONDS)
     with lock.Lock(tmp_path) as second:
