@@ -73,6 +73,7 @@ def main(argv: list[str]) -> int:
         status = modes[args.mode](args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        parallel.end_with_the_others()
         return 1
     except (MemoryError, parallel.RuntimeFailed) as error:
         parallel.leave_if_another_is_lost(error)

@@ -65,7 +65,6 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._found  # noqa: B018 - what is damaged must be out of the way before Orbax looks
-
         return ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -242,7 +241,8 @@ class Checkpoints:
         ]
         if wrong:
             raise UserError(
-                f"the checkpoint {self._path(step)} is of another model or optimizer: {', '.join(wrong[:3])}"
+                f"the checkpoint {self._path(step)} is of another model or optimizer: "
+                f"{', '.join(wrong[:3])}"
             )
         leaves = [saved[name] for name in wanted]
         state = jax.tree.unflatten(jax.tree.structure(template), leaves)

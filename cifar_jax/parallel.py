@@ -81,6 +81,19 @@ def leave_if_another_is_lost(error: Exception) -> None:
     os._exit(1)
 
 
+def end_with_the_others() -> None:
+    """After a UserError: ends this process at once unless the others are about to end as well.
+
+    What only one of them met, as a full disk, the others learn by its end; they would else wait for
+    it in a collective, and it for them in JAX's own end, for half a minute and more.
+    """
+    try:
+        barrier("end", seconds=10)
+    except RuntimeFailed:
+        sys.stderr.flush()
+        os._exit(1)
+
+
 def describe() -> str:
     """The devices in words, as "2 x cpu"."""
     kind = jax.devices()[0].device_kind
@@ -189,7 +202,7 @@ def check_same(what: str, text: str) -> None:
         raise UserError(f"the processes of this run differ in {what}: start all of them alike")
 
 
-def barrier(name: str) -> None:
+def barrier(name: str, seconds: int = 24 * 60 * 60) -> None:
     """Waits until every process is here, for a day if need be; a name is used once.
 
     For where one process may be late: in a collective of JAX, the others give up after 30 seconds.
@@ -198,4 +211,4 @@ def barrier(name: str) -> None:
         import orbax.checkpoint as ocp
 
         wait = ocp.multihost.get_barrier_sync_fn()
-        wait(key=f"cifar_jax:{name}", timeout_ms=24 * 60 * 60 * 1000)
+        wait(key=f"cifar_jax:{name}", timeout_ms=seconds * 1000)
