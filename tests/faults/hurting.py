@@ -56,6 +56,7 @@ def child(args, log, cache, note, place="", count=1, clock=0.0) -> None:
       count: at the how manieth time that it comes by that place.
       clock: seconds that the clock is wrong by.
     """
+    interruption.hold()  # As of a program's first line.
     follow_phases(Path(note))
     if clock:
         now, now_ns = time.time, time.time_ns
@@ -67,9 +68,9 @@ def child(args, log, cache, note, place="", count=1, clock=0.0) -> None:
 
 
 def folders_of(args: list[str]) -> list[str]:
-    """The folders that a command line names as the run's own."""
-    names = ("--workdir", "--config.dataset.cache_dir")
-    return [value for name, _, value in (arg.partition("=") for arg in args) if name in names]
+    """The workdir of a command line, and the folder that it keeps images in."""
+    values = {name: value for name, _, value in (arg.partition("=") for arg in args)}
+    return [values["--workdir"], values["--config.dataset.cache_dir"]]
 
 
 def read_phase(note: Path) -> str:
@@ -226,6 +227,7 @@ def on_a_disk(disk: Path, copy: Path, starts: list, common: tuple) -> None:
     _mount("--make-rprivate", "/")
     _mount("-t", "tmpfs", "-o", "size=8m", "none", disk)
     for options, place, log, status in starts:
+        _mount("-o", "remount,rw", disk)
         (disk / FILLER).unlink(missing_ok=True)
         _mount("-o", f"remount,{options}", disk)
         pid = os.fork()

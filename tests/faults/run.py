@@ -174,6 +174,8 @@ class FaultTest:
         )
         process.start()
         if fault.seconds:
+            while fault.kind != "kill" and not note.exists() and process.exitcode is None:
+                process.join(0.01)
             process.join(fault.seconds)
             number = {"kill": signal.SIGKILL}.get(fault.kind)
             number = number or signal.Signals[fault.kind.partition(" ")[0]]

@@ -53,11 +53,12 @@ def start(folder):
                 folder / "programs",
                 folder / "note",
                 name,
-                int(count or 0),
+                int(count or 1),
             ),
         )
         process.start()
         process.join(runs.DEADLINE_SECONDS)
+        assert process.exitcode is not None, (folder / "log").read_text()
         return runs.Ended(process.exitcode, (folder / "log").read_text())
 
     return start
