@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -272,6 +273,28 @@ def test_an_epoch_that_only_the_checkpoint_has_is_added(tmp_path):
         board.add(entry(1))
     reports.TensorBoard(tmp_path, [entry(1), entry(2)]).close()
     assert [step for step, _ in shown(tmp_path)["loss/test"]] == [390, 780]
+
+
+def test_an_epoch_that_two_kills_in_a_row_left_out_is_added(tmp_path):
+    with reports.TensorBoard(tmp_path) as board:
+        board.add(entry(1))
+    # The second start goes on after epoch 2, of which there is no event, and saves epoch 3; no more.
+    reports.TensorBoard(tmp_path, [entry(1), entry(2)]).open()
+    with reports.TensorBoard(tmp_path, [entry(1), entry(2), entry(3)]) as board:
+        board.add(entry(4))
+    assert [step for step, _ in shown(tmp_path)["loss/test"]] == [390, 780, 1170, 1560]
+
+
+def test_a_clock_that_is_set_back_shows_each_epoch_once(tmp_path, monkeypatch):
+    with reports.TensorBoard(tmp_path) as board:
+        for epoch in (1, 2, 3):
+            board.add(entry(epoch))
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 1e8)
+    with reports.TensorBoard(tmp_path, [entry(1)]) as board:
+        board.add(entry(2, test_loss=0.5))
+    expected = [(390, pytest.approx(1.1)), (780, 0.5)]
+    assert shown(tmp_path)["loss/test"] == expected
 
 
 def test_events_that_were_deleted_are_written_again(tmp_path):
