@@ -226,7 +226,7 @@ class FaultTest:
         folder = self.workdir / "checkpoints" / str(step)
         try:
             wanted = json.loads((folder / "sha256.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return False
         paths = {name: folder / name for name in wanted}
         return all(
