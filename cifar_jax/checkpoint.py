@@ -85,8 +85,14 @@ class Checkpoints:
 
     def __exit__(self, kind, error, trace):
         # A save under way would wait for the lost process for minutes.
-        if not parallel.is_another_lost(error):
+        if parallel.is_another_lost(error):
+            return
+        try:
             self.close()
+        except UserError:
+            # What came first says more.
+            if error is None:
+                raise
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint that is sound, None where there is none at all.

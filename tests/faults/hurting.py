@@ -122,13 +122,12 @@ def _disk_full_in_save(count: int, folders: list[str]) -> None:
             while True:
                 file.write(bytes(4096))
 
-    runs._before(checkpoint.Checkpoints, "save", count, fill)
+    _at_a_save(count, fill)
 
 
 def _workdir_moved(count: int, folders: list[str]) -> None:
     """The folder has another name when it is saved to."""
-    move = lambda: os.rename(folders[0], folders[0] + ".moved")  # noqa: E731
-    runs._before(checkpoint.Checkpoints, "save", count, move)
+    _at_a_save(count, lambda: os.rename(folders[0], folders[0] + ".moved"))
 
 
 def _sigint_in_data(count: int, folders: list[str]) -> None:
@@ -170,6 +169,20 @@ PLACES = {
     "SIGTERM in compile": _sigterm_in_compile,
     "SIGINT twice": _sigint_twice,
 }
+
+
+def _at_a_save(count: int, action) -> None:
+    """Before a save, with the one before committed."""
+    save, left = checkpoint.Checkpoints.save, [count]
+
+    def replacement(self, *args):
+        left[0] -= 1
+        if left[0] == 0:
+            self.wait()
+            action()
+        save(self, *args)
+
+    checkpoint.Checkpoints.save = replacement
 
 
 def _at_a_change(count: int, folders: list[str], action) -> None:

@@ -166,7 +166,8 @@ class FaultTest:
         fields = FIELDS | SAVES_OFTEN | {"dataset.cache_dir": caches / "images"}
         args = runs.arguments(self.workdir, fields)
         log, note = self.folder / "log", self.folder / "note"
-        note.unlink(missing_ok=True)
+        for path in (log, note):
+            path.unlink(missing_ok=True)
         place = fault.kind if fault.kind in hurting.PLACES else ""
         process = runs.context().Process(
             target=hurting.child,
