@@ -5,6 +5,7 @@ locale without the letters of a path. Only the standard library is imported here
 import io
 import os
 import sys
+import threading
 
 # Whether something that was printed has not arrived.
 lost = False
@@ -30,6 +31,17 @@ def never_fails() -> None:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = _stream(1, sys.stdout)
     sys.stderr = _stream(2, sys.stderr)
+    sys.excepthook = _only_in_main_thread
+
+
+def _only_in_main_thread(kind, error, trace) -> None:
+    """`sys.excepthook` without what compiled code reports from threads of its own.
+
+    When a disk is full, some of TensorStore's writes end after the save has failed and been told of,
+    and complain that nobody waits for them. (Python's own threads have another hook.)
+    """
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
 
 
 class _Loose(io.FileIO):
