@@ -40,6 +40,17 @@ _CHANGES = (
     "os.symlink",
 )
 _NOTE_BYTES = 64
+BEFORE_TRAINING = (
+    "",
+    "start-up",
+    "data and their cache",
+    "first weights",
+    "restoring",
+    "tensorboard",
+    "best.safetensors",
+    "metrics.jsonl",
+    "compile",
+)
 # A file that takes up all the room of a disk.
 FILLER = "filler"
 

@@ -81,8 +81,9 @@ class Fault:
     """One start of a run and what is done to it."""
 
     kind: str
-    # When a signal is sent, after the start of the process.
+    # When a signal is sent, after the start of the process or of its training.
     seconds: float = 0.0
+    in_training: bool = False
     # At the how manieth file.
     count: int = 0
     # Nothing compiled and no images are kept from earlier starts.
@@ -92,7 +93,8 @@ class Fault:
 
     def __str__(self) -> str:
         words = [self.kind]
-        words += [f"at {self.seconds:.2f} s"] if self.seconds else []
+        words += [f"after {self.seconds:.2f} s"] if self.seconds else []
+        words += ["of training"] if self.in_training else []
         words += [f"no. {self.count}"] if self.count else []
         words += ["nothing cached"] if self.cold else []
         words += [f"clock wrong by {self.clock:.0e} s"] if self.clock else []
@@ -150,9 +152,12 @@ class FaultTest:
         (kind,) = self.random.choices(kinds, weights)
         cold = self.random.random() < 0.15
         at_a_time = kind == "kill" or kind.startswith("SIG")
+        in_training = at_a_time and self.random.random() < 0.6
+        most = 2.0 if in_training else 4.0
         return Fault(
             kind,
-            seconds=self.random.uniform(0.0, 8.0 if cold else 4.0) if at_a_time else 0.0,
+            seconds=self.random.uniform(0.0, most) if at_a_time else 0.0,
+            in_training=in_training,
             # Early ones more often: a start that is hurt does not come far.
             count=0 if at_a_time else int(300 ** self.random.random()),
             cold=cold,
@@ -175,7 +180,8 @@ class FaultTest:
         )
         process.start()
         if fault.seconds:
-            while fault.kind != "kill" and not note.exists() and process.exitcode is None:
+            # A signal before a program's first line is Python's own affair.
+            while process.exitcode is None and not self.is_time(fault, note):
                 process.join(0.01)
             process.join(fault.seconds)
             number = {"kill": signal.SIGKILL}.get(fault.kind)
@@ -193,6 +199,12 @@ class FaultTest:
             shutil.rmtree(caches, ignore_errors=True)
         output = log.read_text() if log.exists() else ""
         return runs.Ended(process.exitcode, output), hurting.read_phase(note)
+
+    def is_time(self, fault: Fault, note: Path) -> bool:
+        """Whether the time of a fault has begun."""
+        if fault.in_training:
+            return hurting.read_phase(note) not in hurting.BEFORE_TRAINING
+        return fault.kind == "kill" or note.exists()
 
     def damage(self) -> int | None:
         """Now and then damages the newest checkpoint, where the one before is sound; its step."""
