@@ -55,7 +55,9 @@ def before_leaving(function) -> None:
 class Interruption:
     """`signal` is the number of the first signal that came in the `with`, after `begin`; else 0."""
 
-    def __init__(self):
+    def __init__(self, is_quiet: bool = False):
+        """`is_quiet` where another process of the run says what is done."""
+        self.is_quiet = is_quiet
         self.signal = 0
         # Apart from `signal`, which may also be set to what another process of the run got.
         self.has_been_noted = False
@@ -78,7 +80,8 @@ def _act(number: int) -> None:
     if noting and not noting.has_been_noted:
         noting.has_been_noted = True
         noting.signal = number
-        _print(f"{name}: saving, then leaving; once more to leave at once")
+        if not noting.is_quiet:
+            _print(f"{name}: saving, then leaving; once more to leave at once")
         return
     for function in _functions:
         with contextlib.suppress(Exception):

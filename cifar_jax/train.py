@@ -96,7 +96,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     interruption.advise(
         f"; nothing that was saved is lost; to go on, run the same with\n  --workdir={workdir}"
     )
-    with Lock(workdir) as lock, Interruption() as interrupted:
+    is_quiet = not parallel.is_main()
+    with Lock(workdir) as lock, Interruption(is_quiet) as interrupted:
         interruption.before_leaving(lock.release)
         parallel.in_every_process(lock.acquire, "lock")
         run, fresh = parallel.in_every_process(lambda: prepare(config, workdir), "prepare")
