@@ -5,7 +5,6 @@ locale without the letters of a path. Only the standard library is imported here
 import io
 import os
 import sys
-import threading
 
 # Whether something that was printed has not arrived.
 lost = False
@@ -31,17 +30,17 @@ def never_fails() -> None:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = _stream(1, sys.stdout)
     sys.stderr = _stream(2, sys.stderr)
-    sys.excepthook = _only_in_main_thread
+    sys.unraisablehook = _tell_of_what_matters
 
 
-def _only_in_main_thread(kind, error, trace) -> None:
-    """`sys.excepthook` without what compiled code reports from threads of its own.
+def _tell_of_what_matters(what) -> None:
+    """`sys.unraisablehook`: where no caller is left to raise to.
 
     When a disk is full, some of TensorStore's writes end after the save has failed and been told of,
-    and complain that nobody waits for them. (Python's own threads have another hook.)
+    and complain, each with a stack trace, that nobody waits for them.
     """
-    if threading.current_thread() is threading.main_thread():
-        sys.__excepthook__(kind, error, trace)
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
 
 
 class _Loose(io.FileIO):

@@ -216,7 +216,7 @@ def on_a_disk(folder, start, unhurt):
 
 def test_a_full_disk_is_told_in_a_line(on_a_disk):
     (full, _, _), _ = on_a_disk
-    assert "cannot save a checkpoint in" in the_error(full)
+    assert the_error(full).endswith(("No space left on device", "File too large"))
     assert "epoch 1/2" in full.output
 
 
