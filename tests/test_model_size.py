@@ -1,0 +1,53 @@
+"""Parameters and multiply-adds, against sums by hand and published ones."""
+
+import flax.linen as nn
+import jax
+import pytest
+
+from cifar_jax import layers, model_size, models
+
+
+def test_lenet_by_hand():
+    model = models.create_model("lenet", 10)
+    # Places of the result, times the 5x5 window, times channels in and out; then rows by columns.
+    convolutions = 28 * 28 * (5 * 5 * 3 * 6) + 10 * 10 * (5 * 5 * 6 * 16)
+    dense = 400 * 120 + 120 * 84 + 84 * 10
+    assert convolutions + dense == 651_720
+    assert model_size.multiply_adds(model, 32) == 651_720
+    weights = 5 * 5 * 3 * 6 + 5 * 5 * 6 * 16 + dense
+    assert model_size.parameters(model, 32) == weights + (6 + 16 + 120 + 84 + 10) == 62_006
+
+
+def test_softmax_regression_on_small_images():
+    model = models.create_model("linear", 100)
+    assert model_size.multiply_adds(model, 8) == 8 * 8 * 3 * 100
+    assert model_size.parameters(model, 8) == 8 * 8 * 3 * 100 + 100
+
+
+def test_resnet18_as_published():
+    # He et al. (2016), table 1: 1.8 billion for images of 224x224; torchvision gives the parameters.
+    model = models.create_model("resnet18", 1000, stem="imagenet")
+    assert model_size.multiply_adds(model, 224) == pytest.approx(1.8e9, rel=0.01)
+    assert model_size.parameters(model, 224) == 11_689_512
+
+
+class Depthwise(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        x = layers.Conv(4, (1, 1), strides=(2, 2))(images)
+        return layers.Conv(4, (3, 3), padding=1, feature_group_count=4)(x)
+
+
+def test_a_depthwise_convolution_has_one_channel_in():
+    assert model_size.multiply_adds(Depthwise(), 8) == 4 * 4 * (3 * 4) + 4 * 4 * (3 * 3 * 4)
+
+
+def test_a_block_that_is_computed_again_counts_once():
+    plain, again = (models.create_model("resnet8_v2", 10, remat=remat) for remat in (False, True))
+    assert model_size.multiply_adds(again, 32) == model_size.multiply_adds(plain, 32)
+
+
+def test_nothing_is_computed():
+    before = len(jax.live_arrays())
+    model_size.multiply_adds(models.create_model("resnet18", 10), 32)
+    assert len(jax.live_arrays()) == before
