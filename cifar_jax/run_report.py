@@ -1,15 +1,13 @@
 """What a run leaves for people to read: metrics, pictures, the best weights and the report."""
 
 import os
-import platform
 import statistics
-from importlib import metadata
 
 import jax
 import numpy as np
 
-from cifar_jax import __version__, evaluate, parallel, plots, reports, steps, weights
 from cifar_jax import config as config_lib
+from cifar_jax import evaluate, parallel, plots, provenance, reports, steps, weights
 from cifar_jax import workdir as files_of
 from cifar_jax.inference import inference_weights
 from cifar_jax.run import Run, describe_data, say, state_shapes
@@ -76,24 +74,25 @@ def finish(run: Run, history, result: evaluate.Result) -> None:
     plots.plot_confusion(
         run.path(files_of.confusion_plot("latest")), result.confusion, run.dataset.class_names
     )
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     report = {
         "format": config_lib.FORMAT,
         "model": run.config.model.name,
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state_shapes(run).params)),
-        "dataset": describe_data(run.dataset),
+        "dataset": {
+            **describe_data(run.dataset),
+            "fingerprint": provenance.dataset_fingerprint(run.dataset),
+        },
         "final": history[-1],
         "best": best,
         "test": result.to_dict(),
         "seconds": sum(entry["seconds"] for entry in history),
         "images_per_second": statistics.median(entry["images_per_second"] for entry in history),
         "device": parallel.describe(),
-        "versions": {
-            "cifar_jax": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
+        "config": run.config.to_dict(),
+        "versions": provenance.versions(),
     }
+    if provenance.revision():
+        report["revision"] = provenance.revision()
     reports.write_json(run.path(files_of.REPORT), report)
     names = (
         files_of.METRICS,

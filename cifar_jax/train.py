@@ -17,6 +17,7 @@ from cifar_jax import (
     evaluate,
     interruption,
     parallel,
+    provenance,
     reports,
     run_report,
     steps,
@@ -96,6 +97,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     interruption.advise(
         f"; nothing that was saved is lost; to go on, run the same with\n  --workdir={workdir}"
     )
+    provenance.revision()  # of the code as it is now; the report is written at the end
     is_quiet = not parallel.is_main()
     with Lock(workdir) as lock, Interruption(is_quiet) as interrupted:
         interruption.before_leaving(lock.release)
