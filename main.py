@@ -6,14 +6,18 @@ Usage:
   python main.py --workdir=runs/NAME                               go on with an interrupted run
   python main.py --mode=eval --workdir=runs/NAME                   test accuracy, per class
   python main.py --mode=predict --workdir=runs/NAME --image=frog.png --image=folder/
+  python main.py --mode=compare --workdir='runs/*'                 many runs on one page
+  python main.py --mode=sweep --recipes=configs/cifar100 --seeds=0,1 --workdir=runs/cifar100
 
 Flags:
-  --mode      train (default), eval or predict
+  --mode      train (default), eval, predict, compare or sweep
   --config    a recipe; --config.FIELD=VALUE changes a field (configs/default.py explains each)
   --workdir   the folder of a run: made if it is not there, gone on with if it holds a run
   --weights   best (default) or latest of the workdir, or a .safetensors file
   --image     a picture or a folder of pictures; may be repeated
   --json      eval and predict print JSON
+  --recipes, --seeds  sweep: recipes or folders of them (may be repeated), and seeds for each
+  --target_accuracy   compare and sweep: give times to this accuracy, as 0.9
   --compiled  where compiled programs are kept (~/.cache/cifar_jax/compiled), or off
   --distributed, --coordinator_address=HOST:PORT, --num_processes, --process_id
               one run by several processes; under Slurm, --distributed alone
@@ -34,18 +38,21 @@ if __name__ == "__main__":  # before the imports, so that it takes milliseconds
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cifar_jax import command_line, compile_cache, parallel
+from cifar_jax import arguments, command_line, compile_cache, many_runs, parallel
 from cifar_jax.errors import UserError
 
-flags.DEFINE_enum("mode", "train", ["train", "eval", "predict"], "What to do.")
+flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "compare", "sweep"], "What to do.")
 try:
     config_flags.DEFINE_config_file("config", None, "A recipe.")
 except (flags.Error, OSError) as error:  # it reads --flagfile
     sys.exit(f"error: --flagfile: {error}")
-flags.DEFINE_string("workdir", "", "The folder of a run.")
+flags.DEFINE_multi_string("workdir", [], "The folder of a run; compare takes several.")
 flags.DEFINE_string("weights", "", "best, latest or a file.")
 flags.DEFINE_multi_string("image", [], "Pictures and folders of pictures.")
 flags.DEFINE_bool("json", False, "Machine-readable output of eval and predict.")
+flags.DEFINE_multi_string("recipes", [], "Recipes and folders of recipes of a sweep.")
+flags.DEFINE_list("seeds", [], "The seeds of a sweep.")
+flags.DEFINE_float("target_accuracy", None, "Times to this accuracy are compared.")
 flags.DEFINE_string("compiled", "", "Where compiled programs are kept; off: nowhere.")
 flags.DEFINE_bool("distributed", False, "Join the other processes of this run.")
 flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
@@ -60,6 +67,8 @@ def main(argv: list[str]) -> int:
         "train": command_line.run_train,
         "eval": command_line.run_evaluate,
         "predict": command_line.run_predict,
+        "compare": many_runs.run_compare,
+        "sweep": many_runs.run_sweep,
     }
     # Tracing makes millions of objects, nearly all of them to stay: looking for garbage among them at
     # Python's usual rate takes a tenth of a start.
@@ -88,4 +97,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.FATAL)
-    app.run(main, flags_parser=lambda argv: command_line.parse(argv, __doc__))
+    app.run(main, flags_parser=lambda argv: arguments.parse(argv, __doc__))

@@ -15,8 +15,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # The process that listens and where it has Python write the numbers of signals: a fork has its own.
 _wakeup = None
-# The Interruption that notes signals now.
+# The Interruption that notes signals now, and what they are passed on to instead.
 _noting = None
+_passed_to = None
 _advice = ""
 _functions = []
 
@@ -45,6 +46,23 @@ def advise(text: str) -> None:
     """What the last line says, when the process leaves at once, on how to go on."""
     global _advice
     _advice = text
+
+
+@contextlib.contextmanager
+def passed_to(function):
+    """Listens in the `with` and has `function(number)` called for every signal, in another thread."""
+    global _passed_to
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    wakeup = signal.set_wakeup_fd(-1)
+    _passed_to = function
+    listen()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        _passed_to = None
 
 
 def before_leaving(function) -> None:
@@ -76,6 +94,10 @@ class Interruption:
 
 
 def _act(number: int) -> None:
+    function = _passed_to
+    if function:
+        function(number)
+        return
     noting, name = _noting, signal.Signals(number).name
     if noting and not noting.has_been_noted:
         noting.has_been_noted = True
@@ -83,9 +105,9 @@ def _act(number: int) -> None:
         if not noting.is_quiet:
             _print(f"{name}: saving, then leaving; once more to leave at once")
         return
-    for function in _functions:
+    for before in _functions:
         with contextlib.suppress(Exception):
-            function()
+            before()
     _print(f"{name}: stopped{_advice}")
     os._exit(128 + number)
 

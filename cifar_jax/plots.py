@@ -61,7 +61,7 @@ def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
-    _save(path, figure)
+    save(path, figure)
 
 
 def plot_confusion(
@@ -102,7 +102,7 @@ def plot_confusion(
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.spines[:].set_visible(False)
-    _save(path, figure, DPI if with_numbers else 1.5 * DPI)
+    save(path, figure, DPI if with_numbers else 1.5 * DPI)
 
 
 def plot_batch(
@@ -148,10 +148,11 @@ def plot_batch(
             parse_math=False,
         )
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
-    _save(path, figure)
+    save(path, figure)
 
 
-def _save(path: str | os.PathLike, figure, dpi: float = DPI) -> None:
+def save(path: str | os.PathLike, figure, dpi: float = DPI) -> None:
+    """Writes a Matplotlib figure as a PNG, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

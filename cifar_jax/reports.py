@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cifar_jax import files
+from cifar_jax.errors import UserError
 
 # Prefix of the keys of a history entry -> what people read.
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -44,6 +45,46 @@ def write_metrics(path: str | os.PathLike, history: Sequence[dict]) -> None:
     """
     lines = [json.dumps(_plain(entry), ensure_ascii=False) + "\n" for entry in history]
     write_text(path, "".join(lines))
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """The history in metrics.jsonl, [] where there is none yet; UserError where it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            history = [json.loads(line) for line in file]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {files.shown(path)}: {files.reason(error)}") from None
+    for number, entry in enumerate(history, start=1):
+        if not _is_entry(entry) or entry["epoch"] != number:
+            raise UserError(f"{files.shown(path)}: line {number} is not epoch {number} of a run")
+    return history
+
+
+def _is_entry(entry) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    numbers = {"epoch", "step", "train_loss", "test_loss", "test_accuracy", "seconds"}
+    numbers |= {"images_per_second"} | {"val_accuracy"} & entry.keys()
+    return all(isinstance(entry.get(name), int | float) for name in numbers)
+
+
+def read_report(path: str | os.PathLike) -> dict:
+    """report.json, {} where there is none yet; UserError where it is damaged."""
+    if os.path.exists(path):
+        files.check_regular_file(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            report = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {files.reason(error)}; move it away") from None
+    names = ("dataset", "final", "test", "eval")
+    if not isinstance(report, dict) or any(not isinstance(report.get(n, {}), dict) for n in names):
+        raise UserError(f"{path} is not a report: move it away")
+    return report
 
 
 def _plain(obj):

@@ -75,6 +75,10 @@ class Started:
             raise TimeoutError(f"no end; it printed: {self._log.read_text()}")
         return Ended(self._process.exitcode, self._log.read_text())
 
+    def send(self, number: int) -> None:
+        """Sends the process a signal."""
+        os.kill(self._process.pid, number)
+
     def kill(self) -> None:
         self._process.kill()
 

@@ -8,7 +8,7 @@ import os
 import pytest
 from ml_collections import ConfigDict
 
-from cifar_jax import command_line
+from cifar_jax import arguments
 from cifar_jax import config as config_lib
 from cifar_jax.errors import UserError
 from configs import default
@@ -35,7 +35,7 @@ FREE = {
 
 def recipes():
     """Those of configs/ that need no argument."""
-    paths = (os.path.abspath(path) for path, _ in command_line.list_recipes())
+    paths = (os.path.abspath(path) for path, _ in arguments.list_recipes())
     return [path for path in paths if os.path.basename(path) != "rerun.py"]
 
 
@@ -229,8 +229,8 @@ def test_a_recipe_is_valid_and_survives_json(path):
 
 
 def test_recipes_are_listed_with_a_line_each():
-    listed = dict(command_line.list_recipes())
-    assert os.path.relpath(os.path.join(command_line.RECIPES, "quickstart.py")) in listed
+    listed = dict(arguments.list_recipes())
+    assert os.path.relpath(os.path.join(arguments.RECIPES, "quickstart.py")) in listed
     assert not any(os.path.basename(path) == "default.py" for path in listed)
     assert all(listed.values())
 
