@@ -33,6 +33,18 @@ def random_flip(keys, images):
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
+def enlarge(images, size: int | None):
+    """uint8 [batch, height, width, channel] to float32 [batch, size, size, channel], bilinear.
+
+    Images of `size` already (or with no size asked for) are given back as they are. Pixels are squares
+    whose centres the positions are taken from, as in PyTorch's `interpolate(align_corners=False)`.
+    """
+    if size is None or images.shape[1:3] == (size, size):
+        return images
+    shape = (len(images), size, size, images.shape[3])
+    return jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=False)
+
+
 def normalize(images, mean, std, dtype=jnp.float32):
     """uint8 [..., channel] to (pixel / 255 - mean) / std, computed in float32, given as `dtype`."""
     scale = 1 / (255 * jnp.asarray(std, jnp.float32))
@@ -60,8 +72,15 @@ def cutout(keys, images, size: int):
     return jnp.where(square[..., None], 0, images)
 
 
-def augment(step_key, places, images, config, mean, std):
-    """Crop, flip, normalise and cutout, as config.augment says.
+def network_input(images, size: int | None, mean, std):
+    """What every network gets: uint8 [batch, height, width, channel], enlarged and normalised."""
+    return normalize(enlarge(images, size), mean, std)
+
+
+def augment(step_key, places, images, config, mean, std, size: int | None = None):
+    """Crop, flip, enlarge, normalise and cutout, as config.augment says.
+
+    Images that are stored small are cropped small, so that they are enlarged a batch at a time.
 
     Args:
       step_key: the key of this training step.
@@ -69,16 +88,17 @@ def augment(step_key, places, images, config, mean, std):
       images: uint8 [batch, height, width, channel].
       config: config.augment.
       mean, std: per channel, for pixels scaled to [0, 1].
+      size: height and width that the network takes; None: those of the images.
 
     Returns:
-      float32 [batch, height, width, channel], as the network gets them.
+      float32 [batch, size, size, channel], as the network gets them.
     """
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(example_keys(step_key, places))
     if config.crop_padding:
         images = random_crop(keys[:, 0], images, config.crop_padding)
     if config.flip:
         images = random_flip(keys[:, 1], images)
-    images = normalize(images, mean, std)
+    images = network_input(images, size, mean, std)
     if config.cutout:
         images = cutout(keys[:, 2], images, config.cutout)
     return images

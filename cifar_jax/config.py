@@ -18,6 +18,7 @@ FORMAT = 1
 
 CHOICES = {
     "dataset.labels": ("fine", "coarse"),
+    "dataset.broken_pictures": ("refuse", "skip"),
     "model.dtype": ("float32", "bfloat16"),
     "optimizer.name": ("sgd", "adam", "adamw"),
     "lr_schedule.name": ("step", "constant", "cosine", "linear", "one_cycle"),
@@ -37,6 +38,8 @@ RANGES = {
     "steps_per_dispatch": (0, COUNT),
     "checkpoint_minutes": (0, FINITE),
     "dataset.image_size": (1, weights.LARGEST_IMAGE),
+    "dataset.test_share": (0, 1),
+    "dataset.split_seed": (0, 2**32 - 1),
     "dataset.train_examples": (0, COUNT),
     "dataset.validation_examples": (0, COUNT),
     "augment.crop_padding": (0, 1024),
@@ -54,6 +57,8 @@ RANGES = {
     "lr_schedule.factor": (0, FINITE),
     "lr_schedule.warmup_epochs": (0, COUNT),
     "lr_schedule.final_fraction": (0, 1),
+    "transfer.frozen_epochs": (0, COUNT),
+    "transfer.backbone_lr_factor": (0, FINITE),
 }
 
 # The bound that the field must not reach, in float32: Adam would divide by zero, labels would say
@@ -73,6 +78,7 @@ TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1437}
 NOT_PART_OF_THE_RECIPE = (
     "dataset.data_dir",
     "dataset.archive",
+    "dataset.path",
     "dataset.cache_dir",
     "deterministic",
     "steps_per_dispatch",
@@ -293,6 +299,12 @@ def _contradictions(flat) -> Errors:
     """Fields that do not fit together, and tuples that do not fit in themselves."""
     yield from _schedule_errors(flat)
     yield from _dataset_errors(flat)
+    for name in ("transfer.frozen_epochs", "transfer.freeze_batch_norm"):
+        if flat[name] and not flat["init_from"]:
+            yield (
+                (name, "init_from"),
+                f"{name} is for weights that were trained before: set init_from",
+            )
     alpha = flat["augment.mixup"]
     if 0 < alpha < LEAST_MIXUP:
         yield (
@@ -341,6 +353,11 @@ def _dataset_errors(flat) -> Errors:
     if flat["dataset.labels"] == "coarse" and dataset != "cifar100":
         names = ("dataset.labels", "dataset.name")
         yield names, "dataset.labels is 'coarse', which only cifar100 has"
+    names = ("dataset.name", "dataset.path")
+    if dataset == "folder" and not flat["dataset.path"]:
+        yield names, "dataset.name is 'folder': set dataset.path to the folder of pictures"
+    if flat["dataset.path"] and dataset != "folder":
+        yield names, f"dataset.path is for dataset.name 'folder', not {shown(dataset)}"
     there = TRAIN_IMAGES.get(dataset, COUNT)
     wanted, cut = flat["dataset.train_examples"], flat["dataset.validation_examples"]
     names = ("dataset.name", "dataset.train_examples", "dataset.validation_examples")

@@ -44,6 +44,9 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    # Height and width of the images where they are smaller than config.image_size, to be enlarged on
+    # the device; 0: they are of that size.
+    enlarged_from: int = 0
 
 
 def load(config, seed: int) -> Dataset:
@@ -57,8 +60,9 @@ def load(config, seed: int) -> Dataset:
         cache_folder(config.cache_dir),
         config.name,
         source,
-        [config.labels, config.image_size],
+        [config.labels, sources.decoded_size(config)],
     )
+    size = images.train_images.shape[1]
     validation, train = _choose(images.train_labels, config, seed)
     return Dataset(
         name=config.name,
@@ -70,6 +74,7 @@ def load(config, seed: int) -> Dataset:
         class_names=images.class_names,
         mean=images.mean if config.mean is None else tuple(float(value) for value in config.mean),
         std=images.std if config.std is None else tuple(float(value) for value in config.std),
+        enlarged_from=size if size < config.image_size else 0,
     )
 
 

@@ -84,6 +84,7 @@ def evaluate_weights(weights: Weights, split, config: ConfigDict) -> Result:
         num_classes=len(weights.class_names),
         mean=weights.mean,
         std=weights.std,
+        image_size=weights.image_size,
     )
     variables = parallel.replicate(jax.tree.map(np.asarray, weights.variables))
     data = parallel.place((split.images, split.labels))

@@ -21,12 +21,15 @@ def inference_weights(config, data: dict, variables: dict, epoch: int, best=None
 
     Args:
       config: the run's.
-      data: class_names, mean and std, as a checkpoint's progress holds them.
+      data: class_names, mean, std and enlarged_from, as a checkpoint's progress holds them.
       variables: {"params", "batch_stats"}.
       epoch: how many were trained.
       best: {"chosen_on", "accuracy"} where this is the best epoch.
     """
     variables = jax.tree.map(np.asarray, variables)
+    dataset = {"name": config.dataset.name, "labels": config.dataset.labels}
+    if "enlarged_from" in data:
+        dataset["enlarged_from"] = int(data["enlarged_from"])
     return Weights(
         variables={name: tree for name, tree in variables.items() if tree},
         model={"name": config.model.name, **config_lib.model_options(config)},
@@ -34,7 +37,7 @@ def inference_weights(config, data: dict, variables: dict, epoch: int, best=None
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         image_size=config.dataset.image_size,
-        dataset={"name": config.dataset.name, "labels": config.dataset.labels},
+        dataset=dataset,
         epoch=epoch,
         chosen_on=best["chosen_on"] if best else "",
         accuracy=best["accuracy"] if best else None,

@@ -154,6 +154,9 @@ class BatchNorm(nn.Module):
     `activation`, None, "relu" or "relu6", is applied to the result, which saves passes over the data;
     its derivative is zero at the very bounds.
 
+    Where the collection `batch_stats` may not change, training normalises with the running
+    statistics and keeps them, as evaluation does.
+
     With `axis_name`, mean, variance and n are those of all devices of that axis, by one
     collective; without, each device has its own.
 
@@ -181,8 +184,9 @@ class BatchNorm(nn.Module):
 
         x = at_least_float32(x)
         mean, var = running_mean.value, running_var.value
+        moving = train and self.is_mutable_collection("batch_stats")
         # Parameters are made outside of the mapped function, where the axis does not exist.
-        if train and not self.is_initializing():
+        if moving and not self.is_initializing():
             mean, var, count = self._batch_statistics(x, shift=running_mean.value)
             unbiased = var * (count / (count - 1))
             running_mean.value = self._move(running_mean.value, mean)

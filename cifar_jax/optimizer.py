@@ -4,15 +4,19 @@ Schedules are functions of the step; the config speaks in epochs.
 """
 
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cifar_jax import models
 from cifar_jax.errors import UserError
 
 # Steps are counted in int32.
 MAX_STEPS = 2**31 - 1
+
+BACKBONE = "backbone"
 
 
 def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
@@ -62,12 +66,20 @@ def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> opt
     return optax.join_schedules([rise, after], [warmup])
 
 
-def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
+def create_optimizer(
+    config, schedule: optax.Schedule, backbone_factor: float = 1.0, frozen_steps: int = 0
+) -> optax.GradientTransformation:
     """Clipping, weight decay, momentum and the schedule, in PyTorch's order.
+
+    The backbone is every parameter outside of the module `models.HEAD`. While it is frozen, its
+    gradient counts as zero in the clipped norm, nothing decays it, and its momentum and moments are
+    those before a first step.
 
     Args:
       config: config.optimizer.
       schedule: the learning rate as a function of the step.
+      backbone_factor: the backbone's learning rate as a share of the head's.
+      frozen_steps: how many steps leave the backbone as it is.
     """
 
     def decay_mask(params):
@@ -75,9 +87,14 @@ def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransfor
         return jax.tree.map(lambda p: config.decay_bias_and_norm or jnp.ndim(p) > 1, params)
 
     decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
-    parts = []
+    frozen_at_first = functools.partial(
+        optax.conditionally_mask, should_transform_fn=lambda step: step >= frozen_steps
+    )
+    before, parts, after = [], [], []
     if config.clip_norm:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
+        if frozen_steps:
+            before.append(optax.masked(frozen_at_first(optax.identity()), _is_backbone))
+        before.append(optax.clip_by_global_norm(config.clip_norm))
     if config.name == "sgd":
         parts.append(decay)
         if config.momentum:
@@ -86,4 +103,22 @@ def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransfor
         adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
         # AdamW decays the weights themselves; Adam, as in PyTorch, adds the decay to the gradient.
         parts.extend([adam, decay] if config.name == "adamw" else [decay, adam])
-    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    if frozen_steps:
+        both = optax.chain(*parts)
+        parts = [optax.partition({BACKBONE: frozen_at_first(both), models.HEAD: both}, _parts)]
+    if backbone_factor != 1.0:
+        after.append(optax.masked(optax.scale(backbone_factor), _is_backbone))
+    return optax.chain(*before, *parts, *after, optax.scale_by_learning_rate(schedule))
+
+
+def _parts(params):
+    """The tree of `params` with the name of the part that each belongs to."""
+
+    def part(path, _):
+        return models.HEAD if path[0].key == models.HEAD else BACKBONE
+
+    return jax.tree_util.tree_map_with_path(part, params)
+
+
+def _is_backbone(params):
+    return jax.tree.map(lambda part: part == BACKBONE, _parts(params))

@@ -2,6 +2,7 @@
 read is named in one line, nothing blocks, and nothing is decoded that would fill the memory.
 """
 
+import contextlib
 import os
 import warnings
 
@@ -10,7 +11,6 @@ from PIL import Image, ImageOps
 
 from cifar_jax import files
 from cifar_jax.errors import UserError
-from cifar_jax.sources.source import square_rgb
 
 # Formats of Pillow that are no pictures to decode: EPS is a program, which Pillow has Ghostscript
 # run; of the others it knows the name but has no decoder (WMF: only on Windows).
@@ -42,6 +42,23 @@ def load_picture(path: str | os.PathLike, image_size: int) -> np.ndarray:
     return np.array(square_rgb(picture, image_size))
 
 
+def square_rgb(picture: Image.Image, size: int) -> np.ndarray:
+    """A picture of any mode and shape as uint8 [size, size, 3].
+
+    What is not square is cropped to its central square, then resized with antialiasing. Grey
+    becomes three equal channels.
+    """
+    side = min(picture.size)
+    if picture.size != (side, side):
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    if side != size:
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
 def find_pictures(paths: list[str]) -> list[str]:
     """Files as they are; a folder replaced by the pictures in it, by name (not in subfolders).
 
@@ -52,11 +69,12 @@ def find_pictures(paths: list[str]) -> list[str]:
     """
     found = []
     for path in paths:
-        found += _pictures_in(path) if os.path.isdir(path) else [path]
+        found += pictures_in(path) if os.path.isdir(path) else [path]
     return found
 
 
-def _pictures_in(folder: str) -> list[str]:
+def pictures_in(folder: str) -> list[str]:
+    """As `find_pictures`, of one folder."""
     formats = set(_formats())
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
     try:
@@ -84,10 +102,8 @@ def _decode(path: str | os.PathLike) -> Image.Image:
     """The first frame, decoded and upright."""
     try:
         # Pillow warns above its limit and refuses above twice that: here both are refused, as soon
-        # as the header is read. Other warnings (odd metadata) are nothing the user can act on.
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        # as the header is read. Other warnings (odd metadata) are nothing a user can act on.
+        with open(path, "rb") as file, refused_bombs():
             picture = Image.open(file, formats=_formats())
             picture.load()
             return _upright(picture)
@@ -100,6 +116,19 @@ def _decode(path: str | os.PathLike) -> Image.Image:
     # Pillow's decoders raise nearly anything on a damaged file (struct.error, SyntaxError, ...).
     except Exception as error:
         raise UserError(f"{files.shown(path)} cannot be read: {files.reason(error)}") from error
+
+
+@contextlib.contextmanager
+def refused_bombs():
+    """Has Pillow's warning of too many pixels raised, and no other shown.
+
+    Python keeps what it warns of in one place for all threads: who decodes in several holds this
+    around all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _upright(picture: Image.Image) -> Image.Image:

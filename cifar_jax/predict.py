@@ -15,12 +15,15 @@ BATCH = 32
 
 
 def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
-    """The probability of each class: images uint8 [N, S, S, 3] -> float32 [N, C]."""
+    """The probability of each class: images uint8 [N, S, S, 3] -> float32 [N, C].
+
+    S is `picture_size(weights)`, or the network's own.
+    """
     model = create_model(num_classes=len(weights.class_names), **weights.model)
 
     @jax.jit
     def forward(variables, pixels):
-        inputs = augment.normalize(pixels, weights.mean, weights.std)
+        inputs = augment.network_input(pixels, weights.image_size, weights.mean, weights.std)
         return jax.nn.softmax(model.apply(variables, inputs, train=False))
 
     batch = min(BATCH, len(images))
@@ -30,6 +33,14 @@ def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
         filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.uint8)])
         rows.append(np.asarray(forward(weights.variables, jnp.asarray(filled)))[: len(part)])
     return np.concatenate(rows)
+
+
+def picture_size(weights: Weights) -> int:
+    """Height and width in pixels that pictures are decoded to: as the training images lay in memory.
+
+    A network that was trained on enlarged 32x32 images has seen no finer detail.
+    """
+    return weights.dataset.get("enlarged_from", weights.image_size)
 
 
 def top_classes(row: np.ndarray, class_names, count: int = 5) -> list[tuple[str, float]]:
@@ -50,7 +61,7 @@ def predict_files(weights: Weights, paths: list[str]) -> tuple[list[dict], list[
         try:
             for file in find_pictures([path]):
                 try:
-                    pictures.append(load_picture(file, weights.image_size))
+                    pictures.append(load_picture(file, picture_size(weights)))
                     read.append(file)
                 except UserError as error:
                     errors.append(str(error))

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
-from cifar_jax import datasets, models, optimizer, parallel, steps, weights
+from cifar_jax import datasets, models, optimizer, other_names, parallel, steps, weights
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
 from cifar_jax.state import TrainState, create_state, init_variables
@@ -48,11 +48,17 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
     )
     task = steps.Task(
         model=model,
-        optimizer=optimizer.create_optimizer(config.optimizer, schedule),
+        optimizer=optimizer.create_optimizer(
+            config.optimizer,
+            schedule,
+            config.transfer.backbone_lr_factor,
+            round(config.transfer.frozen_epochs * per_epoch),
+        ),
         config=config,
         num_classes=len(dataset.class_names),
         mean=dataset.mean,
         std=dataset.std,
+        image_size=config.dataset.image_size,
     )
     return Run(config, workdir, dataset, task, schedule, per_epoch)
 
@@ -68,7 +74,7 @@ def first_state(run: Run) -> TrainState:
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     with _naming_init_from():
-        variables, notes = weights.init_from(variables, _load_init_from(config.init_from))
+        variables, notes = _started_from(variables, config)
     variables.setdefault("batch_stats", {})
     say(f"starting from the weights in {config.init_from}")
     for note in notes:
@@ -78,21 +84,23 @@ def first_state(run: Run) -> TrainState:
 
 def check_init_from(config: ConfigDict) -> None:
     """Raises UserError unless `config.init_from` holds weights of the config's model; needs no data."""
+    # Any number of classes is right: of a head with another, nothing is taken.
+    model = models.create_model(config.model.name, 10, **config_lib.model_options(config))
+    size = config.dataset.image_size
     with _naming_init_from():
-        found = _load_init_from(config.init_from)
-        model = models.create_model(
-            config.model.name, len(found.class_names), **config_lib.model_options(config)
-        )
-        size = config.dataset.image_size
-        weights.init_from(jax.eval_shape(lambda: init_variables(model, 0, size)), found)
+        _started_from(jax.eval_shape(lambda: init_variables(model, 0, size)), config)
 
 
-def _load_init_from(path: str) -> weights.Weights:
-    """The weights of a file, or of the best epoch of a workdir."""
+def _started_from(variables: dict, config: ConfigDict) -> tuple[dict, list[str]]:
+    """`variables` with the weights of a file, or of the best epoch of a workdir; lines on what differs."""
+    path = config.init_from
     if os.path.isdir(path):
         files_of.check_format(path)
         path = os.path.join(path, files_of.BEST_WEIGHTS)
-    return weights.load(path)
+    if not other_names.is_other(path):
+        return weights.init_from(variables, weights.load(path))
+    frozen = bool(config.transfer.frozen_epochs or config.transfer.freeze_batch_norm)
+    return other_names.init_from(variables, other_names.read(path), config.model.name, frozen)
 
 
 @contextlib.contextmanager
@@ -116,13 +124,16 @@ def _fresh_state(run: Run, seed) -> TrainState:
 
 def describe_data(dataset: datasets.Dataset) -> dict:
     """What the meaning of the weights depends on, as JSON values."""
-    return {
+    description = {
         "name": dataset.name,
         "class_names": list(dataset.class_names),
         "mean": [float(x) for x in dataset.mean],
         "std": [float(x) for x in dataset.std],
         "train_examples": len(dataset.train.images),
     }
+    if dataset.enlarged_from:
+        description["enlarged_from"] = dataset.enlarged_from
+    return description
 
 
 def say(line: str) -> None:

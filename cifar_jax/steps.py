@@ -27,6 +27,8 @@ class Task:
       config: the whole config.
       num_classes: C.
       mean, std: per channel, for pixels scaled to [0, 1].
+      image_size: height and width that the network takes, to which smaller images are enlarged; None:
+        those of the images.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class Task:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    image_size: int | None = None
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -60,11 +63,11 @@ def training_batch(task: Task, data, order, step, places):
       places: int32 [batch], places in the global batch.
 
     Returns:
-      (images float32 [batch, height, width, 3], labels int32 [batch], targets float32 [batch, C]):
+      (images float32 [batch, size, size, 3], labels int32 [batch], targets float32 [batch, C]):
       labels are those that count for accuracy (of the larger share where two examples are mixed),
       targets the distribution that the loss is taken to.
     """
-    config = task.config
+    config, mean, std, size = task.config, task.mean, task.std, task.image_size
     images, labels = data
     batch_size = config.batch_size
     start = step % steps_per_epoch(len(images), batch_size) * batch_size
@@ -73,7 +76,7 @@ def training_batch(task: Task, data, order, step, places):
     def examples(places):
         index = order[start + places]
         pixels = augment.augment(
-            keys["augment"], places, images[index], config.augment, task.mean, task.std
+            keys["augment"], places, images[index], config.augment, mean, std, size
         )
         return pixels, labels[index], jax.nn.one_hot(labels[index], task.num_classes)
 
@@ -94,17 +97,19 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
     config = task.config
     local = parallel.local_batch_size(config.batch_size)
     images, labels, targets = training_batch(task, data, order, state.step, parallel.places(local))
+    # Batch norm whose statistics may not change normalises with them, as in evaluation.
+    mutable = [] if config.transfer.freeze_batch_norm else ["batch_stats"]
 
     def loss_fn(params):
         logits, updated = task.model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
             train=True,
-            mutable=["batch_stats"],
+            mutable=mutable,
             rngs={"dropout": step_keys(config.seed, state.step)["dropout"]},
         )
         loss = optax.softmax_cross_entropy(logits, targets).mean()
-        return loss, (logits, updated.get("batch_stats", {}))
+        return loss, (logits, updated.get("batch_stats", state.batch_stats))
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     correct = jnp.sum(jnp.argmax(logits, -1) == labels)
@@ -185,7 +190,7 @@ def eval_sums(task: Task):
             index = i * batch + parallel.places(local)
             here = index < count
             index = jnp.minimum(index, count - 1)
-            inputs = augment.normalize(images[index], task.mean, task.std)
+            inputs = augment.network_input(images[index], task.image_size, task.mean, task.std)
             logits = task.model.apply(variables, inputs, train=False)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
             cell = labels[index] * classes + jnp.argmax(logits, -1)

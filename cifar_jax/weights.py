@@ -38,7 +38,8 @@ class Weights:
     std: tuple[float, float, float]
     # Height and width in pixels.
     image_size: int
-    # What it was trained on: {"name": "cifar100", "labels": "fine"}.
+    # What it was trained on: {"name": "cifar100", "labels": "fine"}, and {"enlarged_from": 32} where
+    # images of that many pixels were enlarged to image_size.
     dataset: dict
     # Training epochs done, from 1.
     epoch: int
@@ -103,7 +104,12 @@ def init_from(variables: Mapping, weights: Weights) -> tuple[dict, list[str]]:
     Raises:
         UserError: any other tensor is missing, left over or of another shape: another model.
     """
-    ours, theirs = flatten(variables), flatten(weights.variables)
+    return merge(variables, flatten(weights.variables), weights.model.get("name"))
+
+
+def merge(variables: Mapping, theirs: Mapping, model: str) -> tuple[dict, list[str]]:
+    """`init_from` with a file's tensors, {"params/head/kernel": array}, and its model for people."""
+    ours = flatten(variables)
     result, notes = dict(theirs), []
     for name in sorted(ours.keys() & theirs.keys()):
         if _differ_in_classes(name, ours[name], theirs[name]):
@@ -113,8 +119,7 @@ def init_from(variables: Mapping, weights: Weights) -> tuple[dict, list[str]]:
     wrong = differences(variables, traverse_util.unflatten_dict(result, sep="/"))
     if wrong:
         raise UserError(
-            f"the weights are of another model than config.model ({weights.model.get('name')} in "
-            f"the file): {listed(wrong)}"
+            f"the weights are of another model than config.model ({model} in the file): {listed(wrong)}"
         )
     return traverse_util.unflatten_dict(result, sep="/"), notes
 
@@ -177,6 +182,10 @@ def _is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _is_image_size(value) -> bool:
+    return _is_count(value) and 0 < value <= LARGEST_IMAGE
+
+
 def _is_number(value) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and abs(value) < 1e30  # False for NaN
@@ -197,8 +206,12 @@ _FIELDS = {
     "class_names": lambda value: isinstance(value, list) and value and all(map(_is_text, value)),
     "mean": _is_channels,
     "std": lambda value: _is_channels(value) and min(value) > 0,
-    "image_size": lambda value: _is_count(value) and 0 < value <= LARGEST_IMAGE,
-    "dataset": lambda value: isinstance(value, dict) and _is_text(value.get("name")),
+    "image_size": _is_image_size,
+    "dataset": lambda value: (
+        isinstance(value, dict)
+        and _is_text(value.get("name"))
+        and _is_image_size(value.get("enlarged_from", 1))
+    ),
     "epoch": _is_count,
     "chosen_on": _is_text,
     "accuracy": lambda value: value is None or _is_number(value),

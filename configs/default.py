@@ -14,19 +14,30 @@ def get_config() -> ConfigDict:
     config.num_epochs = 200
     # Global: shared out over all devices of all processes, which must divide it.
     config.batch_size = 128
-    # A workdir or a `.safetensors` file of this project to take the weights from.
+    # What to take the weights from: a workdir, a `.safetensors` file of this project, or weights of
+    # torchvision or timm for resnet18, resnet34 and mobilenet_v2 (.safetensors, .pth, .pt or .bin).
     config.init_from = ""
 
     config.dataset = ConfigDict()
-    # "cifar10", "cifar100", "digits", or any image classification set of TFDS prepared here.
+    # "cifar10", "cifar100", "digits", "folder" (your own pictures, in `path`), or any image
+    # classification set of TFDS prepared here.
     config.dataset.name = "cifar10"
     # Folder of prepared TFDS sets; empty: TFDS_DATA_DIR, else TFDS's own default.
     config.dataset.data_dir = ""
     # An official CIFAR archive, or the folder that it unpacks to; used instead of TFDS.
     config.dataset.archive = ""
+    # folder: a folder with a subfolder of pictures for each class, or with such a `train` and `test`.
+    config.dataset.path = ""
+    # Without those two: the share of each class to test on, and what draws it (no run's seed, so that
+    # the test pictures of one run are those of all).
+    config.dataset.test_share = 0.2
+    config.dataset.split_seed = 0
+    # Where pictures cannot be read: "refuse" the folder, or "skip" them, with a line for each.
+    config.dataset.broken_pictures = "refuse"
     # CIFAR-100 only: "fine" (100 classes) or "coarse" (20 superclasses).
     config.dataset.labels = "fine"
-    # Height and width in pixels that pictures are decoded to.
+    # Height and width in pixels of what the network gets. Pictures are decoded to it; CIFAR and other
+    # sets of smaller images are enlarged on the device, after the crop.
     config.dataset.image_size = 32
     # Train on this many examples, drawn by seed and balanced over classes; 0: on all of them.
     config.dataset.train_examples = 0
@@ -39,7 +50,8 @@ def get_config() -> ConfigDict:
     config.dataset.cache_dir = ""
 
     config.augment = ConfigDict()
-    # Pad by this many black pixels on each side and crop at random; 0: no crop.
+    # Pad by this many black pixels on each side and crop at random, before images are enlarged; 0: no
+    # crop.
     config.augment.crop_padding = 4
     # Mirror left to right with probability one half.
     config.augment.flip = True
@@ -61,7 +73,8 @@ def get_config() -> ConfigDict:
     config.model.dropout = config_dict.placeholder(float)
     # Multiplies the number of channels.
     config.model.width = config_dict.placeholder(float)
-    # ResNet-18/34: "cifar" (3x3, stride 1) or "imagenet" (7x7, stride 2, max pooling).
+    # ResNet-18/34: "cifar" (3x3, stride 1) or "imagenet" (7x7, stride 2, max pooling). MobileNetV2: the
+    # strides for 32x32 images or the paper's, for 224x224.
     config.model.stem = config_dict.placeholder(str)
     # The 5x5 CNN: "stride" or "max_pool".
     config.model.downsample = config_dict.placeholder(str)
@@ -102,6 +115,15 @@ def get_config() -> ConfigDict:
     config.lr_schedule.warmup_epochs = 0.0
     # cosine, linear, one_cycle: where it ends, as a share of `learning_rate`.
     config.lr_schedule.final_fraction = 0.0
+
+    # For a run with `init_from`; the backbone is all of the network but its last dense layer.
+    config.transfer = ConfigDict()
+    # Leave the backbone's weights as they are for this many epochs; running statistics still move.
+    config.transfer.frozen_epochs = 0.0
+    # The backbone's learning rate as a share of the head's.
+    config.transfer.backbone_lr_factor = 1.0
+    # Normalise with the running statistics that the weights came with, and keep those.
+    config.transfer.freeze_batch_norm = False
 
     # Equal bits from equal runs on a GPU too, where that is slower; a CPU gives them either way.
     config.deterministic = False

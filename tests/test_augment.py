@@ -148,3 +148,32 @@ def test_mixup_pairs_every_example_with_one_and_shares_follow_the_beta_distribut
     assert abs(shares.mean() - 0.5) < 0.03
     # The variance of Beta(a, a) is 1 / (4 (2 a + 1)).
     assert abs(shares.var() - 1 / (4 * (2 * alpha + 1))) < 0.01
+
+
+def test_enlarging_is_pytorchs_bilinear_and_leaves_images_of_the_size_alone():
+    images = random_images(2, 3, 3, 3)
+    assert augment.enlarge(images, 3) is images
+    assert augment.enlarge(images, None) is images
+    found = np.asarray(augment.enlarge(jnp.asarray(images), 7))
+    # Position i of 7 is at (i + 0.5) * 3 / 7 - 0.5 of 3; beyond the outer centres the edge goes on.
+    for y, x in itertools.product(range(7), repeat=2):
+        row, column = (min(max((i + 0.5) * 3 / 7 - 0.5, 0), 2) for i in (y, x))
+        top, left = min(int(row), 1), min(int(column), 1)
+        down, right = row - top, column - left
+        upper = (1 - right) * images[:, top, left] + right * images[:, top, left + 1]
+        lower = (1 - right) * images[:, top + 1, left] + right * images[:, top + 1, left + 1]
+        expected = (1 - down) * upper + down * lower
+        np.testing.assert_allclose(found[:, y, x], expected, rtol=1e-5, atol=1e-3)
+
+
+def test_small_images_are_cropped_and_mirrored_before_they_are_enlarged():
+    config = default.get_config().augment
+    config.crop_padding = 2
+    images = random_images(8, 6, 6, 3)
+    arguments = jax.random.key(0), jnp.arange(8), jnp.asarray(images), config
+    # Divided by a deviation of 1 / 255, pixels are what they were.
+    small = augment.augment(*arguments, (0.0,) * 3, (1 / 255,) * 3)
+    large = augment.augment(*arguments, MEAN, STD, 13)
+    expected = augment.network_input(jnp.round(small).astype(jnp.uint8), 13, MEAN, STD)
+    assert large.shape == (8, 13, 13, 3)
+    np.testing.assert_allclose(large, expected, atol=1e-5)

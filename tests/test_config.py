@@ -22,6 +22,7 @@ FREE = {
     "dataset.data_dir",
     "dataset.mean",
     "dataset.name",
+    "dataset.path",
     "dataset.std",
     "deterministic",
     "init_from",
@@ -30,6 +31,7 @@ FREE = {
     "optimizer.nesterov",
     "profile",
     "sync_batch_norm",
+    "transfer.freeze_batch_norm",
 }
 
 

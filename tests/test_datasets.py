@@ -46,6 +46,17 @@ def test_other_image_sizes_are_resized(cifar10):
     np.testing.assert_array_equal(data.train.images[0], expected)
 
 
+def test_small_images_stay_small_in_memory_however_large_the_network_takes_them(cifar10, config):
+    cifar10.image_size = 224
+    data = datasets.load(cifar10, seed=0)
+    np.testing.assert_array_equal(data.train.images, TRAIN10.images)
+    assert data.enlarged_from == 32
+    cifar10.image_size = 32
+    assert datasets.load(cifar10, seed=0).enlarged_from == 0
+    # One file on disk serves both.
+    assert len(list(Path(cifar10.cache_dir).iterdir())) == 1
+
+
 def test_digits(config):
     from sklearn.datasets import load_digits
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax import datasets, evaluate, inference, predict, weights
+from cifar_jax import datasets, evaluate, inference, predict, run, weights
 from cifar_jax.errors import UserError
 from cifar_jax.models import create_model
+from cifar_jax.pictures import load_picture
 from configs import default
 
 
@@ -128,3 +129,33 @@ def test_weights_that_do_not_fit_what_they_say_are_refused(found, tmp_path, chan
         inference.find_weights(str(path), "", default.get_config())
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_enlarged_images_take_small_ones_everywhere(found, pictures, tmp_path):
+    """Trained on 4x4 pixels enlarged to 8x8: so are they evaluated, and so are pictures predicted."""
+    config = default.get_config()
+    config.dataset.name, config.dataset.image_size = "digits", 8
+    rng = np.random.default_rng(0)
+    # Of one colour each, which enlarging does not change.
+    small = np.broadcast_to(rng.integers(0, 256, (20, 1, 1, 3), np.uint8), (20, 4, 4, 3))
+    split = datasets.Split(small, rng.integers(0, 10, 20).astype(np.int32))
+    dataset = datasets.Dataset(
+        "digits", split, split, None, found.class_names, found.mean, found.std, enlarged_from=4
+    )
+    data = run.describe_data(dataset)
+    weights.save(
+        tmp_path / "w.safetensors",
+        inference.inference_weights(config, data, found.variables | {"batch_stats": {}}, 1),
+    )
+    enlarged = weights.load(tmp_path / "w.safetensors")
+    large = datasets.Split(np.broadcast_to(small[:, :1, :1], (20, 8, 8, 3)), split.labels)
+    ours, theirs = (evaluate.evaluate_weights(enlarged, x, config) for x in (split, large))
+    np.testing.assert_array_equal(ours.confusion, theirs.confusion)
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
+
+    assert predict.picture_size(enlarged) == 4
+    assert predict.picture_size(found) == 8
+    first = str(pictures / "0.png")
+    answers, _ = predict.predict_files(enlarged, [first])
+    expected = predict.probabilities(found, load_picture(first, 4)[None])
+    assert answers[0]["classes"][0]["probability"] == pytest.approx(expected.max(), rel=1e-5)

@@ -89,6 +89,11 @@ def test_grey_images_become_rgb_and_other_sizes_are_resized(config):
     first = Image.fromarray(contents["test"][0][0, ..., 0]).convert("RGB")
     expected = np.asarray(first.resize((14, 14), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(data.test.images[0], expected)
+    # A network of larger images gets them enlarged on the device.
+    config.image_size = 64
+    data = datasets.load(config, seed=0)
+    assert data.train.images.shape == (12, 32, 32, 3)
+    assert data.enlarged_from == 32
 
 
 def test_pictures_of_different_shapes(config):

@@ -2,9 +2,10 @@
 
 Every network maps float images [batch, height, width, 3], normalised, to float32 logits
 [batch, num_classes]: `model.apply(variables, images, train=False)`. Variables are `params` and,
-where there is batch norm, `batch_stats`; all are float32. Training needs
-`mutable=["batch_stats"]` and `rngs={"dropout": key}`, the same key on every device. The last dense
-layer, the only one whose shape depends on the number of classes, is called `HEAD` in each.
+where there is batch norm, `batch_stats`; all are float32. Training needs `rngs={"dropout": key}`, the
+same key on every device, and `mutable=["batch_stats"]`, without which batch norm normalises as in
+evaluation. The last dense layer, the only one whose shape depends on the number of classes, is
+called `HEAD` in each.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., 2018), with strides for 32x32 images."""
+"""MobileNetV2 (Sandler et al., 2018), with strides for 32x32 images or the paper's."""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Stage(NamedTuple):
 
 
 # The paper's, but for the stride of the 24-channel stage (and of the stem), which is 2 there, for
-# images of 224x224. With these, the last feature map of a 32x32 image is 4x4.
+# images of 224x224: the stem "imagenet". With these, the last feature map of a 32x32 image is 4x4.
 STAGES = (
     Stage(1, 16, 1, 1),
     Stage(6, 24, 2, 1),
@@ -78,13 +78,16 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
 
-    `width` multiplies the channels, rounded to multiples of 8 (the last 1x1 convolution never has
-    fewer than 1280); `dropout` is that before the dense layer; `remat` computes the inside of each
-    block again in the backward pass instead of keeping it. Initialised as torchvision's: He-
-    normal (fan out) convolutions without bias, dense kernel N(0, 0.01^2), bias zero.
+    `stem` is "cifar" (the strides of `STAGES`) or "imagenet" (stride 2 in the stem and in the stage
+    of 24 channels, as in the paper); the weights of one fit the other. `width` multiplies the
+    channels, rounded to multiples of 8 (the last 1x1 convolution never has fewer than 1280);
+    `dropout` is that before the dense layer; `remat` computes the inside of each block again in the
+    backward pass instead of keeping it. Initialised as torchvision's: He-normal (fan out)
+    convolutions without bias, dense kernel N(0, 0.01^2), bias zero.
     """
 
     num_classes: int
+    stem: str = "cifar"
     width: float = 1.0
     dropout: float = 0.0
     remat: bool = False
@@ -105,13 +108,17 @@ class MobileNetV2(nn.Module):
 
         block = layers.remat(InvertedResidual) if self.remat else InvertedResidual
 
-        x = conv(round_channels(32 * self.width), (3, 3), padding=1, name="stem_conv")(images)
+        extra = 2 if self.stem == "imagenet" else 1
+        x = conv(
+            round_channels(32 * self.width), (3, 3), strides=extra, padding=1, name="stem_conv"
+        )(images)
         x = norm(name="stem_bn", activation="relu6")(x, train)
         for number, stage in enumerate(STAGES, start=1):
+            stride = stage.stride * (extra if stage.channels == 24 else 1)
             for index in range(stage.blocks):
                 x = block(
                     channels=round_channels(stage.channels * self.width),
-                    stride=stage.stride if index == 0 else 1,
+                    stride=stride if index == 0 else 1,
                     expand_ratio=stage.expand_ratio,
                     conv=conv,
                     norm=norm,

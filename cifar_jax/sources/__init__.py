@@ -1,4 +1,4 @@
-"""Where images come from: TensorFlow Datasets, the official CIFAR archives, scikit-learn's digits.
+"""Where images come from: TensorFlow Datasets, the official CIFAR archives, folders, and digits.
 
 `locate` decides which, by the config alone, and makes sure that the images are on this machine.
 """
@@ -11,10 +11,24 @@ from cifar_jax.files import reason
 from cifar_jax.sources import tfds_prepare
 from cifar_jax.sources.archives import archive_source
 from cifar_jax.sources.digits import digits_source
-from cifar_jax.sources.source import Images, Source, square_rgb
+from cifar_jax.sources.picture_folders import pictures_source
+from cifar_jax.sources.source import SMALL, Images, Source, square_rgb
 from cifar_jax.sources.tfds_folders import data_root, find_prepared, folder_source
 
-__all__ = ["Images", "Source", "locate", "square_rgb"]
+__all__ = ["Images", "Source", "decoded_size", "locate", "square_rgb"]
+
+_SMALL_SETS = (*tfds_prepare.NAMES, "digits")
+
+
+def decoded_size(config) -> int:
+    """Height and width in pixels that a set's images are decoded to, at most config.image_size.
+
+    Pictures are decoded straight to that size and never shrunk further first; those that are smaller
+    than that by nature stay so, and are enlarged on the device.
+    """
+    if config.name.partition(":")[0] in _SMALL_SETS:
+        return min(config.image_size, SMALL)
+    return config.image_size
 
 
 def locate(config) -> Source:
@@ -32,18 +46,21 @@ def locate(config) -> Source:
 
 
 def _locate(name: str, config) -> Source:
+    size = decoded_size(config)
     if config.archive:
         if name not in tfds_prepare.NAMES:
             raise UserError(
                 "config.dataset.archive is for cifar10 and cifar100, but config.dataset.name is "
                 f"{name}; change one."
             )
-        return archive_source(config.archive, name, config.labels, config.image_size)
+        return archive_source(config.archive, name, config.labels, size)
+    if name == "folder":
+        return pictures_source(config, size)
     if name == "digits":
         if config.labels != "fine":
             raise UserError("digits has no coarse labels; set config.dataset.labels=fine.")
-        return digits_source(config.image_size)
-    return folder_source(_prepared_folder(name, config.data_dir), config.labels, config.image_size)
+        return digits_source(size)
+    return folder_source(_prepared_folder(name, config.data_dir), config.labels, size)
 
 
 def _prepared_folder(name: str, data_dir: str) -> Path:

@@ -14,6 +14,11 @@ from tqdm import tqdm
 
 from cifar_jax import memory
 from cifar_jax.errors import UserError
+from cifar_jax.pictures import square_rgb
+
+# Images of up to so many pixels a side lie in memory as they are, however large a network takes them:
+# 50,000 of 32x32 are 150 MB, of 224x224 7.5 GB.
+SMALL = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,23 +53,6 @@ def files_version(paths: Iterable[Path]) -> list:
     """Name, size in bytes and time of change in nanoseconds of every file, in order of name."""
     stats = ((path.name, path.stat()) for path in sorted(paths))
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-
-
-def square_rgb(picture: Image.Image, size: int) -> np.ndarray:
-    """A picture of any mode and shape as uint8 [size, size, 3].
-
-    What is not square is cropped to its central square, then resized with antialiasing. Grey
-    becomes three equal channels.
-    """
-    side = min(picture.size)
-    if picture.size != (side, side):
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    if side != size:
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
 
 
 def resize_all(images: np.ndarray, size: int, what: str) -> np.ndarray:

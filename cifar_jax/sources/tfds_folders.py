@@ -19,6 +19,7 @@ from cifar_jax.errors import UserError
 from cifar_jax.files import reason
 from cifar_jax.sources.archives import CIFAR10_CLASS_NAMES
 from cifar_jax.sources.source import (
+    SMALL,
     Images,
     Source,
     check_fits,
@@ -88,6 +89,10 @@ def _read(folder: Path, labels: str, image_size: int) -> Images:
             f"{folder} has the splits {', '.join(sorted(splits)) or '(none)'}; "
             "needed are train, and test or validation."
         )
+    # Where all images are of one size, enlarging them here would only fill the memory.
+    height, width, _ = builder.info.features[image_key].shape
+    if height and width:
+        image_size = min(image_size, max(SMALL, min(height, width)))
     arrays = []
     for split in ("train", test):
         try:
