@@ -230,6 +230,9 @@ def _explain(error: Exception, argv: list[str]) -> str:
         return str(error)
     if recipe and (not isinstance(error, flags.Error) or words.startswith("flag --config=")):
         return _explain_recipe(error, recipe)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        hint = config_lib.nearest(f"--{error.flagname}", [f"--{name}" for name in flags.FLAGS])
+        return f"there is no flag --{files.shown(error.flagname)}{hint}"
     for python, takes in WHAT_A_FLAG_TAKES.items():
         if python in words:
             words = f"{words.partition(': ')[0]}: it takes {takes}"
