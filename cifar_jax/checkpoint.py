@@ -283,8 +283,10 @@ def _refused(what: str):
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        # TensorStore's words go from the array to the file to what the system said.
-        raise UserError(f"{what}: {files.reason(error).rpartition(': ')[2]}") from error
+        # TensorStore's words go from the array to the file to what the system said, and on to where
+        # in its source that was.
+        said = files.reason(error).rpartition(": ")[2].partition(" [")[0]
+        raise UserError(f"{what}: {said}") from error
 
 
 def _by_name(state: TrainState) -> dict[str, np.ndarray]:
