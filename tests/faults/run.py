@@ -169,7 +169,8 @@ class FaultTest:
         self.starts += 1
         caches = self.folder / (f"caches {self.starts}" if fault.cold else "caches")
         fields = FIELDS | SAVES_OFTEN | {"dataset.cache_dir": caches / "images"}
-        args = runs.arguments(self.workdir, fields)
+        # The project's own cache, which mends what a kill left in it.
+        args = runs.arguments(self.workdir, fields, f"--compiled={caches / 'programs'}")
         log, note = self.folder / "log", self.folder / "note"
         for path in (log, note):
             path.unlink(missing_ok=True)
