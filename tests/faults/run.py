@@ -113,12 +113,11 @@ class FaultTest:
         self.differences = []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def train_unhurt(self) -> None:
+    def start_unhurt(self) -> None:
         """The run to compare with: another process, its own compiled programs, saves once an epoch."""
         fields = FIELDS | {"dataset.cache_dir": self.folder / "unhurt_images"}
         args = runs.arguments(self.folder / "unhurt", fields)
-        ended = runs.StartedPlainly(args, self.folder / "unhurt.log").wait()
-        assert ended.status == 0, ended.output
+        self.unhurt = runs.StartedPlainly(args, self.folder / "unhurt.log")
 
     def round(self, most_faults: int = MOST_FAULTS, kills_left: int = 10**9) -> None:
         """Hurts a new run until it is done, and compares it with the unhurt one."""
@@ -270,6 +269,8 @@ class FaultTest:
     def compare(self) -> None:
         """Notes whatever differs from the unhurt run, and whatever is a part or left over."""
         unhurt, last = self.folder / "unhurt", EPOCHS * STEPS
+        ended = self.unhurt.wait()
+        assert ended.status == 0, ended.output
         try:
             runs.assert_same_bits(
                 runs.read_state(self.workdir, last), runs.read_state(unhurt, last)
@@ -328,7 +329,7 @@ def main() -> int:
     begin = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     test = FaultTest(folder, options.seed)
-    test.train_unhurt()
+    test.start_unhurt()
     while test.kills.total() < options.kills and time.monotonic() - begin < options.seconds:
         test.round(kills_left=options.kills)
     print(json.dumps(test.summary() | {"seconds": round(time.monotonic() - begin)}, indent=2))
