@@ -98,7 +98,7 @@ def test_a_run_that_is_hurt_at_random_ends_as_an_unhurt_one(tmp_path):
     test.start_unhurt()
     test.round(most_faults=4)
     assert test.differences == []
-    assert sum(test.kills.values()) + sum(test.others.values()) >= 4
+    assert test.starts > 1
 
 
 def _hold(workdir, taken, never):
