@@ -4,7 +4,6 @@ A process for each, so that memory and a crash stay its own. What the folders ho
 to do: a sweep that was ended at any moment goes on when it is started again.
 """
 
-import ctypes
 import dataclasses
 import glob
 import os
@@ -162,11 +161,10 @@ def _run_process(command: Sequence[str], signals: _Signals) -> tuple[int, str]:
         _copy_size(sys.stderr.fileno(), writer)
     try:
         process = subprocess.Popen(
-            command,
+            [*_end_with_parent(), *command],
             stdin=subprocess.DEVNULL,
             stderr=writer,
             start_new_session=True,
-            preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
         )
     finally:
         os.close(writer)
@@ -182,11 +180,18 @@ def _run_process(command: Sequence[str], signals: _Signals) -> tuple[int, str]:
     return status, tail.decode(errors="replace")
 
 
-def _end_with_parent() -> Callable[[], None]:
-    """What a new process calls to get SIGTERM when its parent ends, however that ends."""
-    # Loaded here: little may be done between the fork and the new program.
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _end_with_parent() -> list[str]:
+    """What starts a command so that it gets SIGTERM when this process ends, however that ends.
+
+    A program before the program, as nothing may safely run between a fork and an exec.
+    """
+    if sys.platform != "linux":
+        return []
+    code = (
+        f"import ctypes, os, sys; ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGTERM)})"
+        "; os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-I", "-S", "-c", code]
 
 
 def _copy_size(terminal: int, other: int) -> None:

@@ -229,6 +229,7 @@ def test_a_stopped_sweep_saves_its_run_and_says_how_to_go_on(swept):
     assert stopped.status == 128 + signal.SIGTERM, stopped
     assert "SIGTERM: saved at step" in stopped.output
     assert f"--recipes={folder / 'recipes'}" in stopped.output.splitlines()[-1]
+    assert "written:" not in stopped.output
 
 
 def test_a_sweep_goes_on_and_names_the_run_that_failed(swept):
@@ -259,7 +260,7 @@ def test_what_a_sweep_cannot_begin_with_is_told_in_one_line(trained, tmp_path):
         ((recipes,), "needs recipes and a folder"),
         ((recipes, workdir, f"--config={trained.recipe}"), "with --recipes="),
         ((recipes, workdir, "--config=configs/cifar100"), "with --recipes="),
-        ((recipes, workdir, "--config.seed=1", "--seds=1"), "seeds"),
+        ((recipes, workdir, "--config.seed=1", "--seds=1"), "did you mean '--seeds'?"),
         ((recipes, workdir, "--seeds=0,x"), "--seeds=0,x: it takes whole numbers"),
         ((recipes, workdir, "--config.sed=1"), "did you mean 'config.seed'?"),
         ((recipes, workdir, "--config.batch_size=0"), "batch_size is 0"),
