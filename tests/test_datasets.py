@@ -47,12 +47,13 @@ def test_other_image_sizes_are_resized(cifar10):
 
 
 def test_small_images_stay_small_in_memory_however_large_the_network_takes_them(cifar10, config):
+    small = datasets.load(cifar10, seed=0)
+    assert small.train.images.shape == (60, 32, 32, 3)
+    assert small.enlarged_from == 0
     cifar10.image_size = 224
     data = datasets.load(cifar10, seed=0)
-    np.testing.assert_array_equal(data.train.images, TRAIN10.images)
+    np.testing.assert_array_equal(data.train.images, small.train.images)
     assert data.enlarged_from == 32
-    cifar10.image_size = 32
-    assert datasets.load(cifar10, seed=0).enlarged_from == 0
     # One file on disk serves both.
     assert len(list(Path(cifar10.cache_dir).iterdir())) == 1
 

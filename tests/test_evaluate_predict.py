@@ -135,6 +135,7 @@ def test_weights_of_enlarged_images_take_small_ones_everywhere(found, pictures, 
     """Trained on 4x4 pixels enlarged to 8x8: so are they evaluated, and so are pictures predicted."""
     config = default.get_config()
     config.dataset.name, config.dataset.image_size = "digits", 8
+    config.model.name = "linear"
     rng = np.random.default_rng(0)
     # Of one colour each, which enlarging does not change.
     small = np.broadcast_to(rng.integers(0, 256, (20, 1, 1, 3), np.uint8), (20, 4, 4, 3))

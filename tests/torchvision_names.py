@@ -181,7 +181,7 @@ def randomise(network):
                 tensor.normal_(0, 0.3, generator=generator)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
-            module.weight.data.normal_(0, fan_in**-0.5, generator=generator)
+            module.weight.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
             if module.bias is not None:
                 module.bias.data.normal_(generator=generator)
     return network.eval()
