@@ -94,7 +94,8 @@ def test_evaluation_gives_what_training_reported(trained, worse_at_the_end):
 
 def test_the_report_of_a_run_holds_what_it_takes_to_run_it_again(trained):
     report = json.loads((trained.workdir / "report.json").read_text())
-    assert report["config"] == json.loads((trained.workdir / "config.json").read_text())
+    config = json.loads((trained.workdir / "config.json").read_text())
+    assert {"format": report["format"], **report["config"]} == config
     assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert report["dataset"]["fingerprint"].keys() == {"train", "test"}
     if os.path.isdir(runs.ROOT / ".git") or os.path.isfile(runs.ROOT / ".git"):

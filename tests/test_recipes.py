@@ -39,6 +39,7 @@ def small(config):
     if "width" in models.model_options(config.model.name):
         config.model.width = 0.125
     config.dataset.image_size = min(config.dataset.image_size, 64)
+    config.lr_schedule.warmup_epochs = 0.0  # at whose first step the rate is zero
     if config.model.hidden_sizes is not None:
         config.model.hidden_sizes = tuple(8 for _ in config.model.hidden_sizes)
     return config
