@@ -6,9 +6,9 @@ Batch 4, SGD 0.001 with momentum 0.9, no augmentation, pixels scaled to [-1, 1],
 https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html.
 
 Measured on a JPEG copy of CIFAR-10 (two CPU cores; test accuracy after the last epoch): 52.0 % for seed 0
-in 27 s, start-up and compilation included; before the sums were taken by kernels of our own, and so rounded
+in 26 s, start-up and compilation included; before the sums were taken by kernels of our own, and so rounded
 otherwise, 51.6, 57.2 and 54.1 % for seeds 0, 1 and 2. PyTorch 2.13 with the same images and recipe: 52.5 to
-55.0 % (four runs).
+55.4 % (six runs).
 """
 
 from configs import default
