@@ -211,7 +211,7 @@ def swept(tmp_path_factory):
     args = [
         "--mode=sweep",
         f"--recipes={folder / 'recipes'}",
-        "--config.num_epochs=30",
+        "--config.num_epochs=12",
         f"--config.dataset.cache_dir={folder / 'images'}",
         f"--workdir={folder / 'runs'}",
         f"--compiled={folder / 'compiled'}",
@@ -241,7 +241,7 @@ def test_a_sweep_goes_on_and_names_the_run_that_failed(swept):
     assert last.startswith(f"error: {folder / 'runs' / 'b-seed0'}: ")
     assert f"{folder}/nothing" in last
     assert [entry["epoch"] for entry in runs.read_metrics(folder / "runs" / "a-seed0")] == [
-        *range(1, 31)
+        *range(1, 13)
     ]
 
 
