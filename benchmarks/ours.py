@@ -127,7 +127,7 @@ def reference_evaluation(job: common.Job) -> dict:
     for start in range(0, job.check_steps * batch, batch):
         index = np.arange(start, start + batch) % len(split.images)
         images, labels = split.images[index], split.labels[index]
-        loss, _ = parallel.unreplicate(eval_sums(variables, parallel.place((images, labels))))
+        loss, _, _ = parallel.unreplicate(eval_sums(variables, parallel.place((images, labels))))
         batches.append((augment.normalize(images, job.mean, job.std), labels))
         losses.append(float(loss) / batch)
     return write_reference(job, first, batches, losses, rates=[])

@@ -77,6 +77,39 @@ def network_input(images, size: int | None, mean, std):
     return normalize(enlarge(images, size), mean, std)
 
 
+# Of an image and its mirror image: what is done to it, in pixels to the right and down, and the weight.
+VIEWS = {
+    "none": (),
+    "mirror": (((0, 0), 1.0),),
+    "mirror_and_shift": (((0, 0), 0.5), ((1, 1), 0.25), ((-1, -1), 0.25)),
+}
+
+
+def views(images, kind: str):
+    """The views of each image that a prediction is averaged over, in test-time augmentation.
+
+    Mirror images and shifts by a pixel along the diagonal, with the edge reflected into what is left
+    open; weights as in Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, section 3.5.
+
+    Args:
+      images: uint8 [batch, height, width, channel].
+      kind: a key of `VIEWS`; "none" is the image alone.
+
+    Returns:
+      (uint8 [views, batch, height, width, channel], weights float32 [views] of sum 1)
+    """
+    if not VIEWS[kind]:
+        return images[None], jnp.ones(1)
+    height, width = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    stacked, weights = [], []
+    for (right, down), weight in VIEWS[kind]:
+        view = padded[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+        stacked += [view, view[:, :, ::-1]]
+        weights += [weight / 2] * 2
+    return jnp.stack(stacked), jnp.float32(weights)
+
+
 def augment(step_key, places, images, config, mean, std, size: int | None = None):
     """Crop, flip, enlarge, normalise and cutout, as config.augment says.
 

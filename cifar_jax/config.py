@@ -10,13 +10,14 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from cifar_jax import memory, models, weights
+from cifar_jax import augment, memory, models, weights
 from cifar_jax.errors import UserError
 
 # Of a workdir's config.json and report.json; raise it when an older program would misread them.
 FORMAT = 1
 
 CHOICES = {
+    "test_time_augmentation": tuple(augment.VIEWS),
     "dataset.labels": ("fine", "coarse"),
     "dataset.broken_pictures": ("refuse", "skip"),
     "model.dtype": ("float32", "bfloat16"),
@@ -81,6 +82,7 @@ NOT_PART_OF_THE_RECIPE = (
     "dataset.path",
     "dataset.cache_dir",
     "deterministic",
+    "test_time_augmentation",
     "steps_per_dispatch",
     "checkpoint_minutes",
     "profile",

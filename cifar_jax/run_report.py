@@ -102,4 +102,6 @@ def finish(run: Run, history, result: evaluate.Result) -> None:
         files_of.BEST_WEIGHTS,
         files_of.CHECKPOINTS,
     )
+    if result.augmented:
+        say(f"last epoch: {result.augmented.to_line()}")
     say(reports.summary(history, best, [run.path(name) for name in names]))

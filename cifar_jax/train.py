@@ -247,8 +247,11 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, 
                 eval_sums, inference_variables(state), splits["test"], run.dataset.class_names
             )
         }
+    result = evaluate.with_test_time_augmentation(
+        results["test"], run.task, inference_variables(state), splits["test"]
+    )
     if parallel.is_main():
-        run_report.finish(run, history, results["test"])
+        run_report.finish(run, history, result)
     return 0
 
 

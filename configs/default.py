@@ -129,6 +129,9 @@ def get_config() -> ConfigDict:
     config.deterministic = False
     # Images of a forward pass in evaluation, over all devices.
     config.eval_batch_size = 1000
+    # At the end of training and in --mode=eval, give the accuracy of logits averaged over views of each
+    # image too, beside the plain one: "mirror", or "mirror_and_shift" (by a pixel, both ways); or "none".
+    config.test_time_augmentation = "none"
     # Training steps between two looks of the host; 0: about a second's worth.
     config.steps_per_dispatch = 0
     # Save within an epoch once this much time has passed since the last save.

@@ -111,6 +111,44 @@ def test_eval_agrees_with_training_and_with_the_weights_alone(trained, found, di
     np.testing.assert_array_equal(result.confusion.sum(axis=1), [36] * 10)
 
 
+def test_evaluation_keeps_the_probabilities_of_every_image(found, digits):
+    config = default.get_config()
+    config.eval_batch_size = 100  # the last of 360 is not full
+    result = evaluate.evaluate_weights(found, digits.test, config)
+    expected = predict.probabilities(found, digits.test.images)
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-6)
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (digits.test.labels, result.probabilities.argmax(axis=1)), 1)
+    np.testing.assert_array_equal(result.confusion, confusion)
+    assert result.calibration.count.sum() == 360
+
+
+@pytest.mark.parametrize("views", ["mirror", "mirror_and_shift"])
+def test_test_time_augmentation_stands_beside_the_plain_result(found, digits, views):
+    config = default.get_config()
+    plain = evaluate.evaluate_weights(found, digits.test, config)
+    config.test_time_augmentation = views
+    result = evaluate.evaluate_weights(found, digits.test, config)
+    assert (result.loss, result.accuracy) == (plain.loss, plain.accuracy)
+    assert plain.augmented is None
+    images = digits.test.images
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    shifts = [(images, 1.0)]
+    if views == "mirror_and_shift":
+        shifts = [(images, 0.5), (padded[:, :8, :8], 0.25), (padded[:, 2:, 2:], 0.25)]
+    logits = sum(
+        weight * (logits_in_float64(found, x) + logits_in_float64(found, x[:, :, ::-1])) / 2
+        for x, weight in shifts
+    )
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    loss = -logits[np.arange(360), digits.test.labels].mean()
+    assert result.augmented.loss == pytest.approx(loss, rel=1e-5)
+    assert result.augmented.accuracy == np.mean(logits.argmax(axis=1) == digits.test.labels)
+    said = result.to_dict()["test_time_augmentation"]
+    assert said["views"] == views
+    assert said["accuracy"] == result.augmented.accuracy
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
