@@ -5,7 +5,7 @@ Usage:
   python main.py --config=configs/resnet20_v2.py --config.seed=1   change any field of a recipe
   python main.py --workdir=runs/NAME                               go on with an interrupted run
   python main.py --mode=eval --workdir=runs/NAME                   test accuracy, per class
-  python main.py --mode=predict --workdir=runs/NAME --image=frog.png --image=folder/
+  python main.py --mode=predict --image=frog.png --image=folder/   with the network that comes along
   python main.py --mode=compare --workdir='runs/*'                 many runs on one page
   python main.py --mode=sweep --recipes=configs/cifar100 --seeds=0,1 --workdir=runs/cifar100
 
@@ -13,9 +13,11 @@ Flags:
   --mode      train (default), eval, predict, compare or sweep
   --config    a recipe; --config.FIELD=VALUE changes a field (configs/default.py explains each)
   --workdir   the folder of a run: made if it is not there, gone on with if it holds a run
-  --weights   best (default) or latest of the workdir, or a .safetensors file
+  --weights   best (default) or latest of the workdir, a .safetensors file, or a network of
+              cifar_jax/pretrained; without any of them, resnet20_v2
   --image     a picture or a folder of pictures; may be repeated
   --json      eval and predict print JSON
+  --output    predict draws pictures and answers into this .png file
   --recipes, --seeds  sweep: recipes or folders of them (may be repeated), and seeds for each
   --target_accuracy   compare and sweep: give times to this accuracy, as 0.9
   --compiled  where compiled programs are kept (~/.cache/cifar_jax/compiled), or off
@@ -49,6 +51,7 @@ except (flags.Error, OSError) as error:  # it reads --flagfile
 flags.DEFINE_multi_string("workdir", [], "The folder of a run; compare takes several.")
 flags.DEFINE_string("weights", "", "best, latest or a file.")
 flags.DEFINE_multi_string("image", [], "Pictures and folders of pictures.")
+flags.DEFINE_string("output", "", "The file that predict draws.")
 flags.DEFINE_bool("json", False, "Machine-readable output of eval and predict.")
 flags.DEFINE_multi_string("recipes", [], "Recipes and folders of recipes of a sweep.")
 flags.DEFINE_list("seeds", [], "The seeds of a sweep.")

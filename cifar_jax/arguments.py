@@ -20,6 +20,7 @@ USED_BY = {
     "image": ("predict",),
     "weights": ("eval", "predict"),
     "json": ("eval", "predict"),
+    "output": ("predict",),
     "recipes": ("sweep",),
     "seeds": ("sweep",),
     "target_accuracy": ("compare", "sweep"),

@@ -18,6 +18,8 @@ from cifar_jax import (
     parallel,
     plots,
     predict,
+    predict_sheet,
+    pretrained,
     profiling,
     reports,
     run,
@@ -86,7 +88,7 @@ def _config_to_train(args) -> ConfigDict:
 def run_evaluate(args) -> int:
     """--mode=eval: accuracy on the test split, overall and per class."""
     _set_determinism(args)
-    which = args.weights or "best"
+    which = _which_weights(args)
     found = inference.find_weights(which, args.workdir, default.get_config())
     config = args.config
     if config is None and args.workdir:
@@ -136,16 +138,26 @@ def run_predict(args) -> int:
     """--mode=predict: the five most probable classes of each picture; 1 if one cannot be read."""
     if not args.image:
         raise UserError("--mode=predict needs a picture: --image=FILE or --image=FOLDER")
-    if not args.weights and not args.workdir:
-        raise UserError(
-            "--mode=predict needs trained weights: --workdir=RUN or --weights=FILE.safetensors"
-        )
-    found = inference.find_weights(args.weights or "best", args.workdir, default.get_config())
+    if args.output:
+        predict_sheet.check_path(args.output)
+    which = _which_weights(args)
+    found = inference.find_weights(which, args.workdir, default.get_config())
     answers, errors = predict.predict_files(found, args.image)
     if args.json:
-        print(json.dumps({"predictions": answers, "errors": errors}))
+        print(json.dumps({"weights": which, "predictions": answers, "errors": errors}))
     elif answers:
+        if which == pretrained.DEFAULT:
+            print(f"{which}, which comes along, trained on {found.dataset['name']}:")
         print(predict.to_text(answers))
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
+    if args.output and answers:
+        written = predict_sheet.write(args.output, answers, predict.picture_size(found))
+        if not args.json:
+            print("written:", *written)
     return 1 if errors else 0
+
+
+def _which_weights(args) -> str:
+    """What --weights says, else the best of --workdir, else the network that comes along."""
+    return args.weights or ("best" if args.workdir else pretrained.DEFAULT)

@@ -7,7 +7,7 @@ import numpy as np
 from flax import traverse_util
 
 from cifar_jax import config as config_lib
-from cifar_jax import files, weights
+from cifar_jax import files, pretrained, weights
 from cifar_jax import workdir as files_of
 from cifar_jax.checkpoint import Checkpoints
 from cifar_jax.errors import UserError
@@ -48,7 +48,7 @@ def find_weights(which: str, workdir: str, default) -> Weights:
     """The weights that --weights and --workdir name.
 
     Args:
-      which: "best" or "latest" of the workdir, or a `.safetensors` file.
+      which: "best" or "latest" of the workdir, a `.safetensors` file, or one of pretrained.names().
       workdir: a run's folder, or "" with a file.
       default: configs/default.py, for the fields of the run's config.
 
@@ -56,9 +56,15 @@ def find_weights(which: str, workdir: str, default) -> Weights:
       UserError: there are none.
     """
     if which not in ("best", "latest"):
-        if not os.path.exists(which):
-            raise UserError(f"there is no file {which!r}: --weights takes best, latest or a file")
-        return _load(which)
+        path = pretrained.resolve(which)
+        if not os.path.exists(path):
+            names = ", ".join(pretrained.names())
+            hint = config_lib.nearest(which, pretrained.names())
+            raise UserError(
+                f"there is no file {which!r}{hint}: --weights takes best, latest, a file or a trained "
+                f"network that comes along ({names})"
+            )
+        return _load(path)
     if not workdir:
         raise UserError(
             f"--weights={which} needs a --workdir; or give a file, --weights=FILE.safetensors"

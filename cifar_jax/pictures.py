@@ -20,10 +20,20 @@ NOT_DECODED = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 def load_picture(path: str | os.PathLike, image_size: int) -> np.ndarray:
     """The central square of a picture file, RGB: uint8 [height, width, channel] of `image_size`.
 
+    The picture is that of `open_picture`, which raises UserError for what is none. One of `image_size`
+    already keeps its pixels to the bit.
+    """
+    # As the training images were made. Pillow widens its filter by the shrinking factor, so every
+    # pixel of the square counts and nothing aliases, at any ratio.
+    return np.array(square_rgb(open_picture(path), image_size))
+
+
+def open_picture(path: str | os.PathLike) -> Image.Image:
+    """A whole picture file, decoded, of mode "RGB".
+
     EXIF rotation is applied and the first frame of an animation is taken. Transparency is laid on
     white: cut-out pictures are made for white pages, and the colours stored under transparent
     pixels are arbitrary, mostly black. CMYK is converted by the plain formula (no colour profiles).
-    A picture of `image_size` already keeps its pixels to the bit.
 
     Raises:
         UserError: one line that names the file, for whatever is no readable picture, and for one of
@@ -32,14 +42,11 @@ def load_picture(path: str | os.PathLike, image_size: int) -> np.ndarray:
     files.check_regular_file(path)
     picture = _decode(path)
     try:
-        picture = _to_rgb(picture)
+        return _to_rgb(picture)
     except ValueError as error:
         raise UserError(
             f"{files.shown(path)}: {files.reason(error)}; save it as 8-bit RGB"
         ) from error
-    # As the training images were made. Pillow widens its filter by the shrinking factor, so every
-    # pixel of the square counts and nothing aliases, at any ratio.
-    return np.array(square_rgb(picture, image_size))
 
 
 def square_rgb(picture: Image.Image, size: int) -> np.ndarray:

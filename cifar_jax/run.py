@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
-from cifar_jax import datasets, models, optimizer, other_names, parallel, steps, weights
+from cifar_jax import datasets, models, optimizer, other_names, parallel, pretrained, steps, weights
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
 from cifar_jax.state import TrainState, create_state, init_variables
@@ -92,8 +92,8 @@ def check_init_from(config: ConfigDict) -> None:
 
 
 def _started_from(variables: dict, config: ConfigDict) -> tuple[dict, list[str]]:
-    """`variables` with the weights of a file, or of the best epoch of a workdir; lines on what differs."""
-    path = config.init_from
+    """`variables` with the weights that init_from names, of a workdir the best; lines on what differs."""
+    path = pretrained.resolve(config.init_from)
     if os.path.isdir(path):
         files_of.check_format(path)
         path = os.path.join(path, files_of.BEST_WEIGHTS)

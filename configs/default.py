@@ -14,8 +14,9 @@ def get_config() -> ConfigDict:
     config.num_epochs = 200
     # Global: shared out over all devices of all processes, which must divide it.
     config.batch_size = 128
-    # What to take the weights from: a workdir, a `.safetensors` file of this project, or weights of
-    # torchvision or timm for resnet18, resnet34 and mobilenet_v2 (.safetensors, .pth, .pt or .bin).
+    # What to take the weights from: a workdir, a `.safetensors` file of this project, the name of a
+    # network in cifar_jax/pretrained, or weights of torchvision or timm for resnet18, resnet34 and
+    # mobilenet_v2 (.safetensors, .pth, .pt or .bin).
     config.init_from = ""
 
     config.dataset = ConfigDict()

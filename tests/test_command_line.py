@@ -113,7 +113,7 @@ def test_help_is_short_and_names_every_flag(trained):
     for flag in ("--help", "-h"):
         answer = trained.call(flag)
         assert answer.status == 0
-        assert len(answer.out.splitlines()) <= 25
+        assert len(answer.out.splitlines()) <= 30
         for name in ("mode", "config", "workdir", "weights", "image", "json"):
             assert f"--{name}" in answer.out
 
@@ -271,16 +271,32 @@ def test_predict_with_good_pictures_only_ends_well(trained, pictures):
     assert len(prediction["classes"]) == 5
 
 
+def test_predict_without_weights_uses_the_network_that_comes_along(trained, pictures, tmp_path):
+    output = tmp_path / "out.png"
+    image = f"--image={pictures / 'a.png'}"
+    answer = trained.call("--mode=predict", image, f"--output={output}")
+    assert (answer.status, answer.err) == (0, "")
+    first, second, third = answer.out.splitlines()
+    assert first.startswith("resnet20_v2")
+    assert second.startswith(str(pictures / "a.png"))
+    assert third == f"written: {output}"
+    assert Image.open(output).format == "PNG"
+    named = trained.call("--mode=predict", image, "--weights=resnet20_v2", "--json").json()
+    probability = named["predictions"][0]["classes"][0]["probability"]
+    assert f"{probability:.1%}" in second
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["--mode=predict"], "needs a picture"),
-        (["--mode=predict", "--image=PICTURES"], "needs trained weights"),
+        (["--mode=predict", "--image=PICTURES", "--output=EMPTY"], "ends with .png"),
+        (["--mode=predict", "--image=PICTURES", "--output=EMPTY/no/x.png"], "there is no folder"),
         (["--mode=predict", "--image=PICTURES", "--weights=best"], "needs a --workdir"),
-        (["--mode=predict", "--image=PICTURES", "--weights=newest"], "best, latest or a file"),
+        (["--mode=predict", "--image=PICTURES", "--weights=newest"], "best, latest, a file or"),
         (["--mode=predict", "--image=PICTURES", "--workdir=EMPTY"], "no run in"),
         (["--mode=predict", "--image=EMPTY", "--workdir=RUN"], "no pictures in the folder"),
-        (["--mode=eval"], "needs a --workdir"),
+        (["--mode=eval", "--weights=best"], "needs a --workdir"),
         (["--mode=eval", "--workdir=EMPTY"], "no run in"),
         (["--mode=eval", "--workdir=RUN", "--weights=RUN"], "is a folder"),
         (["--mode=eval", "--weights=PICTURES/b.png"], "not a safetensors file"),
