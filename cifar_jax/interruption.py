@@ -10,8 +10,11 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What comes so soon after the first is a part of it: `timeout` signals a process and then its group.
+ECHO_SECONDS = 0.5
 
 # The process that listens and where it has Python write the numbers of signals: a fork has its own.
 _wakeup = None
@@ -77,8 +80,8 @@ class Interruption:
         """`is_quiet` where another process of the run says what is done."""
         self.is_quiet = is_quiet
         self.signal = 0
-        # Apart from `signal`, which may also be set to what another process of the run got.
-        self.has_been_noted = False
+        # When the first one came; apart from `signal`, which may also be set to what another process got.
+        self.noted_at = None
 
     def begin(self) -> None:
         """From here on there is something to save."""
@@ -99,8 +102,10 @@ def _act(number: int) -> None:
         function(number)
         return
     noting, name = _noting, signal.Signals(number).name
-    if noting and not noting.has_been_noted:
-        noting.has_been_noted = True
+    if noting and noting.noted_at is not None and time.monotonic() < noting.noted_at + ECHO_SECONDS:
+        return
+    if noting and noting.noted_at is None:
+        noting.noted_at = time.monotonic()
         noting.signal = number
         if not noting.is_quiet:
             _print(f"{name}: saving, then leaving; once more to leave at once")
