@@ -7,12 +7,11 @@ compare.md and PNG files.
 import math
 import os
 import re
-import string
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from cifar_jax import compare_plots, files, reports
+from cifar_jax import compare_plots, files, page, reports
 from cifar_jax import compare_table as table
 from cifar_jax.compare import FOLDER, Comparison, Recipe, RunResult, differences
 from cifar_jax.compare_plots import ticks, time_axis
@@ -56,7 +55,8 @@ def write(comparison: Comparison) -> list[str]:
 def to_html(comparison: Comparison, styles: dict[str, str]) -> str:
     """The page; `styles` holds a colour, as "#0072B2", for the name of each run."""
     keys = {run.name: f"run{i}" for i, run in enumerate(comparison.runs)}
-    return string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+    return page.fill(
+        _TEMPLATE,
         title=escape(table.headline(comparison)),
         subtitle=escape(comparison.folder),
         skipped="".join(
@@ -81,10 +81,18 @@ def _prose(text: str) -> str:
 
 def _runs_table(comparison: Comparison, keys: dict, styles: dict) -> str:
     columns = table.columns(comparison)
-    heads = [_head("run", words=True)]
+    heads = [page.sort_head("run", words=True)]
     for column in columns:
-        is_sorted = column.title == "final accuracy"
-        heads.append(_head(column.title, words=column.of is None, is_sorted=is_sorted))
+        # What is wanted comes first at the first click: high accuracies, short times.
+        high = "accuracy" in column.title or column.title == "images/s"
+        heads.append(
+            page.sort_head(
+                column.title,
+                words=column.of is None,
+                first="descending" if high else "ascending",
+                is_sorted=column.title == "final accuracy",
+            )
+        )
     bodies = []
     for recipe in comparison.recipes:
         cells = table.recipe_cells(columns, recipe)
@@ -103,15 +111,8 @@ def _runs_table(comparison: Comparison, keys: dict, styles: dict) -> str:
                 for run in recipe.runs
             ]
         bodies.append(f"<tbody>{''.join(rows)}</tbody>")
-    return f'<table id="runs"><thead><tr>{"".join(heads)}</tr></thead>{"".join(bodies)}</table>'
-
-
-def _head(title: str, words: bool, is_sorted: bool = False) -> str:
-    # What is wanted comes first at the first click: high accuracies, short times, the letter a.
-    first = "descending" if "accuracy" in title or title == "images/s" else "ascending"
-    attributes = ' data-words="1"' if words else ' class="number"'
-    attributes += f' data-first="{first}"' + (f' aria-sort="{first}"' if is_sorted else "")
-    return f'<th scope="col"{attributes}><button type="button">{escape(title)}</button></th>'
+    head = f"<thead><tr>{''.join(heads)}</tr></thead>"
+    return f'<table id="runs" class="sortable">{head}{"".join(bodies)}</table>'
 
 
 def _row(title: str, colour: str, cells, columns, runs: str, kind: str = "") -> str:
@@ -226,13 +227,13 @@ def _chart(caption, runs, key, x_axis, y_axis, target, keys, styles) -> str:
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(value)}" y2="{y(value)}"/>'
         )
-        parts.append(_text(_LEFT - 8, y(value) + 4.5, text, "end"))
+        parts.append(page.svg_text(_LEFT - 8, y(value) + 4.5, text, "end"))
     for value, text in x_ticks:
         parts.append(
             f'<line class="grid" x1="{x(value)}" x2="{x(value)}" y1="{bottom}" y2="{bottom + 5}"/>'
         )
-        parts.append(_text(x(value), bottom + 26, text, "middle"))
-    parts.append(_text((_LEFT + right) / 2, _HEIGHT - 5, x_title, "middle"))
+        parts.append(page.svg_text(x(value), bottom + 26, text, "middle"))
+    parts.append(page.svg_text((_LEFT + right) / 2, _HEIGHT - 5, x_title, "middle"))
     if target is not None and y_scale.low < target < y_scale.high:
         parts.append(
             f'<line class="target" x1="{_LEFT}" x2="{right}" y1="{y(target)}" y2="{y(target)}">'
@@ -268,10 +269,6 @@ def _point_text(run: RunResult, entry: dict, time: float) -> str:
         f"{run.name}, epoch {entry['epoch']}, {reports.duration(time)}: "
         f"test accuracy {table.percent(entry['test_accuracy'])}, training loss {entry['train_loss']:.4g}"
     )
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _curves_note(comparison: Comparison) -> str:

@@ -1,15 +1,12 @@
 """The page of a comparison in a real browser: headless Chromium, with Playwright to look and click."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests import cli
+from tests import browser, cli
 from tests.run_folders import write_run
 
-BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 # A folder in a folder, as there is a slash in it.
 HOSTILE = "<img src=x onerror=alert(1)> \"&' </script>"
 
@@ -57,22 +54,8 @@ def test_the_page_names_no_other_place(folder):
 
 @pytest.fixture(scope="module")
 def page(folder):
-    """The page, opened; `seen` on it is what the browser asked for and what it complained of."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not BROWSER:
-        pytest.skip("there is no Chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        # Containers have no sandbox for it, and the page is our own.
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.seen = []
-        page.on("request", lambda request: page.seen.append(request.url))
-        page.on("console", lambda message: page.seen.append(message.text))
-        page.on("pageerror", lambda error: page.seen.append(str(error)))
-        page.on("dialog", lambda dialog: page.seen.append("a dialog"))
-        page.goto((folder / "index.html").as_uri())
+    with browser.opened(folder / "index.html") as page:
         yield page
-        browser.close()
 
 
 @pytest.fixture
@@ -147,14 +130,7 @@ def test_classes_and_differences_stand_side_by_side(fresh):
 def test_nothing_is_wider_than_the_window_and_no_texts_overlap(fresh, width):
     fresh.set_viewport_size({"width": width, "height": 900})
     assert fresh.evaluate("document.documentElement.scrollWidth") <= width
-    overlaps = fresh.evaluate(
-        """() => [...document.querySelectorAll("svg")].flatMap((svg) => {
-          const boxes = [...svg.querySelectorAll("text")].map((text) => text.getBoundingClientRect());
-          return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) =>
-            a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom));
-        }).length"""
-    )
-    assert overlaps == 0
+    assert browser.overlapping_texts(fresh) == 0
 
 
 def test_what_was_not_read_is_named(fresh):

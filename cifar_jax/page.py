@@ -1,0 +1,34 @@
+"""What the HTML pages share: colours, sorting by a click, pieces of HTML. Each page is one file that needs
+nothing else, and all that comes from outside is escaped in it.
+"""
+
+import string
+from html import escape
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+
+
+def fill(template: Path, **values: str) -> str:
+    """A template with its values, the common style as `$css` and the sorting of tables as `$sorting`."""
+    common = {"css": _FOLDER / "page.css", "sorting": _FOLDER / "page.js"}
+    values |= {name: path.read_text(encoding="utf-8") for name, path in common.items()}
+    return string.Template(template.read_text(encoding="utf-8")).substitute(values)
+
+
+def sort_head(
+    title: str, words: bool = False, first: str = "ascending", is_sorted: bool = False
+) -> str:
+    """The heading of a column of a table of class "sortable", in which each row is a body of its own.
+
+    A column of words is sorted by its texts, one of numbers by the attribute data-value of its cells;
+    `first` is the order that the first click gives.
+    """
+    attributes = ' data-words="1"' if words else ' class="number"'
+    attributes += f' data-first="{first}"' + (f' aria-sort="{first}"' if is_sorted else "")
+    return f'<th scope="col"{attributes}><button type="button">{escape(title)}</button></th>'
+
+
+def svg_text(x: float, y: float, text: str, anchor: str) -> str:
+    """A text in a chart; `anchor` is "start", "middle" or "end"."""
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>'
