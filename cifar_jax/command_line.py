@@ -12,7 +12,9 @@ from cifar_jax import (
     arguments,
     datasets,
     determinism,
+    eval_page,
     evaluate,
+    files,
     inference,
     interruption,
     parallel,
@@ -29,6 +31,7 @@ from cifar_jax import config as config_lib
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
 from cifar_jax.run import say
+from cifar_jax.weights import Weights
 from configs import default
 
 
@@ -107,31 +110,41 @@ def run_evaluate(args) -> int:
             f"({ours}, ...): give a recipe of their data set with --config"
         )
     result = evaluate.evaluate_weights(found, dataset.test, config)
-    written = _record_evaluation(result, which, args.workdir)
+    if not parallel.is_main():
+        return 0
+    written = _record_evaluation(result, dataset, found, which, args.workdir)
     if args.json:
         print(json.dumps({"weights": which, "epoch": found.epoch, **result.to_dict()}))
     else:
-        chosen = f", chosen on {found.chosen_on}" if found.chosen_on else ""
-        print(f"{found.model['name']} after epoch {found.epoch}{chosen}, on {dataset.name} test")
+        print(f"{found.model['name']} {_chosen(found)}, on {dataset.name} test")
         print(result.to_text())
         print("written:", *written)
     return 0
 
 
-def _record_evaluation(result, which: str, workdir: str) -> list[str]:
-    """Writes the confusion matrix as a picture and, in a workdir, the result into report.json."""
+def _chosen(found: Weights) -> str:
+    chosen = f", chosen on {found.chosen_on}" if found.chosen_on else ""
+    return f"after epoch {found.epoch}{chosen}"
+
+
+def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str) -> list[str]:
+    """Writes the page, the confusion matrix as a picture and, in a workdir, the result into report.json."""
+    report_path = os.path.join(workdir, files_of.REPORT)
+    report = reports.read_report(report_path) if workdir else {}
+    folder = os.path.join(workdir, files_of.EVALUATION)
+    title = f"{found.model['name']} on {dataset.name} test"
+    subtitle = f"weights: {files.shown(which)}, {_chosen(found)}"
+    images, labels = dataset.test.images, dataset.test.labels
+    page = eval_page.write(folder, result, images, labels, title, subtitle)
     if which not in ("best", "latest"):
         which = os.path.splitext(os.path.basename(which))[0]
-    picture = files_of.confusion_plot(which)
-    picture = os.path.join(workdir, picture) if workdir else picture
+    picture = os.path.join(workdir or folder, files_of.confusion_plot(which))
     plots.plot_confusion(picture, result.confusion, result.class_names)
     if not workdir:
-        return [picture]
-    path = os.path.join(workdir, files_of.REPORT)
-    report = reports.read_report(path)
+        return [page, picture]
     report.setdefault("eval", {})[which] = result.to_dict()
-    reports.write_json(path, report)
-    return [picture, path]
+    reports.write_json(report_path, report)
+    return [page, picture, report_path]
 
 
 def run_predict(args) -> int:

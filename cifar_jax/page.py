@@ -2,6 +2,7 @@
 nothing else, and all that comes from outside is escaped in it.
 """
 
+import json
 import string
 from html import escape
 from pathlib import Path
@@ -27,6 +28,11 @@ def sort_head(
     attributes = ' data-words="1"' if words else ' class="number"'
     attributes += f' data-first="{first}"' + (f' aria-sort="{first}"' if is_sorted else "")
     return f'<th scope="col"{attributes}><button type="button">{escape(title)}</button></th>'
+
+
+def json_text(obj) -> str:
+    """JSON for a script element: no text in it can end the element."""
+    return json.dumps(obj, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def svg_text(x: float, y: float, text: str, anchor: str) -> str:

@@ -18,6 +18,7 @@ BEST_WEIGHTS = "best.safetensors"
 HISTORY_PLOT = "history.png"
 FIRST_BATCH = "first_batch.png"
 TENSORBOARD = "tensorboard"
+EVALUATION = "eval"
 
 
 def confusion_plot(which: str) -> str:

@@ -342,6 +342,7 @@ def test_eval_prints_json_alone_and_adds_to_the_report(trained, copy):
     assert report.pop("eval")["best"]["accuracy"] == result["accuracy"]
     assert report == trained_report
     assert (copy / "confusion_best.png").exists()
+    assert (copy / "eval" / "index.html").exists()
 
     (copy / "report.json").write_text("{")
     assert "report.json" in trained.call("--mode=eval", f"--workdir={copy}").refusal()
