@@ -30,6 +30,11 @@ SIDE = 64
 # Of the reliability diagram, and of the margins and the chart of counts in it.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP = 560, 500, 60, 14, 12
 _BOTTOM, _COUNTS_TOP, _COUNTS_BOTTOM = 320, 368, 442
+_MATRIX_NOTE = (
+    "How many images of each class were predicted as which. A click on a number, or the arrow keys and "
+    "Enter, show the pictures behind it."
+)
+_TABLE_NOTE = "A click on a number shows the pictures behind it."
 
 
 def write(folder: str, result: Result, images, labels, title: str, subtitle: str) -> str:
@@ -70,12 +75,11 @@ def to_html(result: Result, images, labels, title: str, subtitle: str) -> str:
     place_on_sheet = {place: i for i, place in enumerate(shown)}
     sheet, columns, pitch = picture_sheet(images, shown)
     side = min(images.shape[1], SIDE)
-    zoom = SIDE // side
     data = {
         "classes": names,
         "pictures": [[place, round(float(confidence[place]), 6)] for place in shown],
         "columns": columns,
-        "pitch": pitch * zoom,
+        "pitch": pitch,
         "cells": {
             f"{i},{j}": [int(confusion[i, j]), [place_on_sheet[place] for place in places]]
             for (i, j), places in behind.items()
@@ -89,14 +93,19 @@ def to_html(result: Result, images, labels, title: str, subtitle: str) -> str:
         title=escape(title),
         subtitle=escape(subtitle),
         figures=_figures(result),
-        side=str(side * zoom),
         sheet=sheet,
-        sheet_width=str(columns * pitch * zoom),
-        rendering="pixelated" if zoom > 1 else "auto",
+        sheet_width=str(columns * pitch),
+        side=str(side),
+        zoom=str(SIDE // side),
+        # That of the surest mistakes, which are to be looked at closely: by whole pixels, where they show.
+        large_zoom=str(3 * SIDE // 2 // side if side <= SIDE // 2 else 1.5),
+        rendering="pixelated" if side <= SIDE // 2 else "auto",
+        confusions_title="Confusion matrix" if with_matrix else "The most frequent confusions",
+        confusions_note=_MATRIX_NOTE if with_matrix else _TABLE_NOTE,
         confusions=_confusions(confusion, names, frequent, with_matrix),
         mistakes_note=_mistakes_note(result, len(mistakes)),
         classes=_classes_table(result, set(behind)),
-        calibration_words=escape(_calibration_words(result)),
+        calibration_words=escape(_calibration_words(result)).replace(" %", "&nbsp;%"),
         diagram=_reliability_diagram(result.calibration),
         bins=_bins_table(result.calibration),
         data=page.json_text(data),
@@ -333,11 +342,11 @@ def _calibration_words(result: Result) -> str:
     else:
         promise = ": it is better than it says"
     return (
-        f"The expected calibration error is {_percent(calibration.expected_error)}: so far apart are "
-        "confidence, the probability of the predicted class, and the share that is right, bin by bin, on "
-        "average over all predictions. Of predictions made with a confidence of 80 %, 80 % should be "
-        f"right. This network is {_percent(mean)} confident on average and {_percent(result.accuracy)} "
-        f"of its predictions are right{promise}."
+        f"The expected calibration error is {_percent(calibration.expected_error)}: that far is the "
+        "confidence of predictions (the probability of the predicted class) from the share of them that is "
+        "right, bin by bin and on average over all predictions. Of predictions made with a confidence of "
+        f"80 %, 80 % should be right. This network is {_percent(mean)} confident on average and "
+        f"{_percent(result.accuracy)} of its predictions are right{promise}."
     )
 
 
@@ -358,7 +367,10 @@ def _reliability_diagram(calibration: Calibration) -> str:
             f'height="{max(low - high, 0):g}"/>'
         )
 
-    parts = []
+    parts = [
+        '<pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" '
+        'patternTransform="rotate(45)"><line x1="1.5" x2="1.5" y2="7"/></pattern>'
+    ]
     for share in np.linspace(0, 1, 6):
         text = f"{100 * share:.0f} %"
         parts.append(

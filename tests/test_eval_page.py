@@ -49,6 +49,7 @@ def guesses(labels, classes: int, seed: int = 0) -> np.ndarray:
 LABELS = np.repeat([0, 1, 2], [90, 60, 50])
 PROBABILITIES = guesses(LABELS, 4)
 MANY = 120  # classes
+MANY_LABELS = np.arange(600) % MANY
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +60,18 @@ def result():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory, result):
-    """In the browser: the page of `result`, one of many classes, one without a mistake."""
+    """In the browser: the page of `result`, two of many classes, one without a mistake."""
     folder = tmp_path_factory.mktemp("eval")
-    labels = np.arange(600) % MANY
     names = tuple(f"class {i}" for i in range(MANY))
-    many = result_of(labels, guesses(labels, MANY), names)
+    many = result_of(MANY_LABELS, guesses(MANY_LABELS, MANY), names)
+    hundred_labels = MANY_LABELS[MANY_LABELS < 100]
+    hundred = result_of(hundred_labels, guesses(hundred_labels, 100), names[:100])
     flawless = result_of(np.array([0, 1]), np.eye(2, dtype=np.float32), ("a", "b"))
     subtitle = f"of {HOSTILE}"
     arguments = {
         "few": (result, coloured(200, 32), LABELS, f"net on {HOSTILE}", subtitle),
-        "many": (many, coloured(600, 8), labels, "net on many", subtitle),
+        "many": (many, coloured(600, 8), MANY_LABELS, "net on many", subtitle),
+        "hundred": (hundred, coloured(500, 8), hundred_labels, "net on a hundred", subtitle),
         "flawless": (flawless, coloured(2, 100), np.array([0, 1]), "net", subtitle),
     }
     paths = [Path(eval_page.write(str(folder / name), *args)) for name, args in arguments.items()]
@@ -169,6 +172,16 @@ def test_the_most_frequent_confusions_lead_to_their_pictures(few, result):
     assert few.locator("#panel h3").inner_text() == f"{NAMES[i]} → {NAMES[j]}"
 
 
+def test_a_confusion_that_is_chosen_elsewhere_is_in_sight_in_the_matrix(pages):
+    page = pages["hundred"]
+    chip = page.locator(".chips [data-cell]").last
+    chip.click()
+    cell = page.locator(f'.matrix [data-cell="{chip.get_attribute("data-cell")}"]')
+    box, around = cell.bounding_box(), page.locator(".scroll:has(.matrix)").bounding_box()
+    assert around["x"] < box["x"] < box["x"] + box["width"] < around["x"] + around["width"]
+    assert around["y"] < box["y"] < box["y"] + box["height"] < around["y"] + around["height"]
+
+
 def test_classes_are_sorted_worst_first_and_by_a_click(few, result):
     names = few.locator("table.classes tbody th")
     accuracies = np.diag(result.confusion)[:3] / result.confusion.sum(axis=1)[:3]
@@ -227,14 +240,13 @@ def test_the_bars_of_the_reliability_diagram_are_the_calibration(few):
             str(inside.sum()), f"{100 * mean:.2f} %", f"{100 * accuracy:.2f} %",
         ]  # fmt: skip
         gaps += inside.sum() * abs(accuracy - mean)
-    words = few.locator("h2:text('Calibration') + p").inner_text()
+    words = few.locator("h2:text('Calibration') + p").inner_text().replace("\xa0", " ")
     assert f"expected calibration error is {gaps / len(right) * 100:.2f} %" in words
 
 
 def test_many_classes_have_a_table_of_what_is_confused_most(pages):
     page = pages["many"]
-    labels = np.arange(600) % MANY
-    probabilities = guesses(labels, MANY)
+    probabilities = guesses(MANY_LABELS, MANY)
     assert page.locator(".matrix").count() == 0
     rows = page.locator("table.frequent tbody")
     assert rows.count() == 100
@@ -243,7 +255,7 @@ def test_many_classes_have_a_table_of_what_is_confused_most(pages):
     assert counts == sorted(counts, reverse=True)
     cells.nth(7).click()
     i, j = map(int, cells.nth(7).get_attribute("data-cell").split(","))
-    expected = behind(labels, probabilities, i, j)
+    expected = behind(MANY_LABELS, probabilities, i, j)
     assert len(expected) == counts[7]
     assert places_seen(page, "#panel") == expected.tolist()
 
@@ -256,7 +268,7 @@ def test_a_network_without_mistakes_has_a_page(pages):
     assert page.locator("#panel figcaption").inner_text() == "100.0 %"
 
 
-@pytest.mark.parametrize("name", ["few", "many", "flawless"])
+@pytest.mark.parametrize("name", ["few", "hundred", "many", "flawless"])
 def test_it_asks_for_nothing_and_complains_of_nothing(pages, name):
     page = pages[name]
     page.locator("[data-cell]").last.click()
@@ -265,7 +277,7 @@ def test_it_asks_for_nothing_and_complains_of_nothing(pages, name):
 
 
 @pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("name", ["few", "many"])
+@pytest.mark.parametrize("name", ["few", "hundred", "many"])
 def test_nothing_is_wider_than_the_window_and_nothing_overlaps(pages, name, width):
     page = pages[name]
     page.set_viewport_size({"width": width, "height": 900})
