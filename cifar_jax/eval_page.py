@@ -292,7 +292,7 @@ def _mistakes_note(result: Result, shown: int) -> str:
     if not count:
         return "There is no mistake."
     which = f"The {shown} surest of {count:,} mistakes" if shown < count else "All mistakes"
-    return f"{which}, with the probability that the network gave to its prediction."
+    return f"{which}: the true class, the predicted one and the probability that was given to that."
 
 
 def _classes_table(result: Result, clickable: set) -> str:

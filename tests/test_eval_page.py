@@ -54,7 +54,7 @@ MANY_LABELS = np.arange(600) % MANY
 
 @pytest.fixture(scope="module")
 def result():
-    better = Result(0.4321, np.diag([100, 50, 50, 0]), NAMES, views="flip")
+    better = Result(0.4321, np.diag([100, 50, 50, 0]), NAMES, views="mirror")
     return result_of(LABELS, PROBABILITIES, NAMES, augmented=better)
 
 
@@ -156,8 +156,7 @@ def test_the_surest_mistakes_are_in_order(few):
     assert places_seen(few, ".mistakes") == surest.tolist()
     texts = few.locator(".mistakes figcaption").all_inner_texts()
     assert texts == [
-        f"true: {NAMES[LABELS[p]]}\n{NAMES[predicted[p]]}\n{100 * confidence[p]:.1f} %"
-        for p in surest
+        f"{NAMES[LABELS[p]]}\n→ {NAMES[predicted[p]]}\n{100 * confidence[p]:.1f} %" for p in surest
     ]
 
 
@@ -199,7 +198,7 @@ def test_the_head_says_what_was_found(few, result):
     right = (PROBABILITIES.argmax(axis=1) == LABELS).mean()
     assert f"accuracy\n{100 * right:.2f} %\nof 200 images" in figures
     assert f"{result.loss:.4f}" in figures
-    assert "test-time augmentation\n100.00 %\nflip; loss 0.4321" in figures
+    assert "test-time augmentation\n100.00 %\nmirror; loss 0.4321" in figures
 
 
 def test_the_bars_of_the_reliability_diagram_are_the_calibration(few):
