@@ -6,18 +6,20 @@ Usage:
   python main.py --workdir=runs/NAME                               go on with an interrupted run
   python main.py --mode=eval --workdir=runs/NAME                   test accuracy, per class
   python main.py --mode=predict --image=frog.png --image=folder/   with the network that comes along
+  python main.py --mode=export --workdir=runs/NAME --format=onnx   the network for other programs
   python main.py --mode=compare --workdir='runs/*'                 many runs on one page
   python main.py --mode=sweep --recipes=configs/cifar100 --seeds=0,1 --workdir=runs/cifar100
 
 Flags:
-  --mode      train (default), eval, predict, compare or sweep
+  --mode      train (default), eval, predict, export, compare or sweep
   --config    a recipe; --config.FIELD=VALUE changes a field (configs/default.py explains each)
   --workdir   the folder of a run: made if it is not there, gone on with if it holds a run
   --weights   best (default) or latest of the workdir, a .safetensors file, or a network of
               cifar_jax/pretrained; without any of them, resnet20_v2
   --image     a picture or a folder of pictures; may be repeated
+  --format    export: onnx (default), stablehlo, jax or safetensors
   --json      eval and predict print JSON
-  --output    predict draws pictures and answers into this .png file
+  --output    the file that export writes; the .png that predict draws pictures and answers into
   --recipes, --seeds  sweep: recipes or folders of them (may be repeated), and seeds for each
   --target_accuracy   compare and sweep: give times to this accuracy, as 0.9
   --compiled  where compiled programs are kept (~/.cache/cifar_jax/compiled), or off
@@ -40,10 +42,11 @@ if __name__ == "__main__":  # before the imports, so that it takes milliseconds
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cifar_jax import arguments, command_line, compile_cache, many_runs, parallel
+from cifar_jax import arguments, command_line, compile_cache, export, many_runs, parallel
 from cifar_jax.errors import UserError
 
-flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "compare", "sweep"], "What to do.")
+MODES = ["train", "eval", "predict", "export", "compare", "sweep"]
+flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 try:
     config_flags.DEFINE_config_file("config", None, "A recipe.")
 except (flags.Error, OSError) as error:  # it reads --flagfile
@@ -51,7 +54,8 @@ except (flags.Error, OSError) as error:  # it reads --flagfile
 flags.DEFINE_multi_string("workdir", [], "The folder of a run; compare takes several.")
 flags.DEFINE_string("weights", "", "best, latest or a file.")
 flags.DEFINE_multi_string("image", [], "Pictures and folders of pictures.")
-flags.DEFINE_string("output", "", "The file that predict draws.")
+flags.DEFINE_enum("format", None, list(export.SUFFIXES), "What to export.")
+flags.DEFINE_string("output", "", "The file that is written.")
 flags.DEFINE_bool("json", False, "Machine-readable output of eval and predict.")
 flags.DEFINE_multi_string("recipes", [], "Recipes and folders of recipes of a sweep.")
 flags.DEFINE_list("seeds", [], "The seeds of a sweep.")
@@ -70,6 +74,7 @@ def main(argv: list[str]) -> int:
         "train": command_line.run_train,
         "eval": command_line.run_evaluate,
         "predict": command_line.run_predict,
+        "export": command_line.run_export,
         "compare": many_runs.run_compare,
         "sweep": many_runs.run_sweep,
     }

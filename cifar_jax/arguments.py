@@ -18,9 +18,10 @@ from configs import default
 HELP = ("-h", "--help", "-help", "-?", "--helpfull", "--helpshort")
 USED_BY = {
     "image": ("predict",),
-    "weights": ("eval", "predict"),
+    "weights": ("eval", "predict", "export"),
+    "format": ("export",),
+    "output": ("predict", "export"),
     "json": ("eval", "predict"),
-    "output": ("predict",),
     "recipes": ("sweep",),
     "seeds": ("sweep",),
     "target_accuracy": ("compare", "sweep"),
@@ -38,7 +39,7 @@ RECIPES = os.path.dirname(os.path.abspath(default.__file__))
 def parse(argv: list[str], usage: str) -> list[str]:
     """Parses the flags and loads the config; for mistakes, says each in a line and exits with 2."""
     if any(arg in HELP for arg in argv[1:]):
-        print(usage)
+        print(usage.strip())
         sys.exit(0)
     if _is_sweep(argv):
         if _recipe(argv) is not None:
@@ -201,7 +202,12 @@ def _check_mode(args) -> None:
         raise UserError("--mode=compare takes no --config: every run has its own")
     for name, modes in USED_BY.items():
         if getattr(args, name) not in (None, "", False, []) and args.mode not in modes:
-            raise UserError(f"--{name} is for {' and '.join(f'--mode={mode}' for mode in modes)}")
+            raise UserError(f"--{name} is for {_listed(modes)}")
+
+
+def _listed(modes: tuple[str, ...]) -> str:
+    *others, last = (f"--mode={mode}" for mode in modes)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _explain(error: Exception, argv: list[str]) -> str:

@@ -41,7 +41,7 @@ def enlarge(images, size: int | None):
     """
     if size is None or images.shape[1:3] == (size, size):
         return images
-    shape = (len(images), size, size, images.shape[3])
+    shape = (images.shape[0], size, size, images.shape[3])
     return jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=False)
 
 

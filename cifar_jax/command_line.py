@@ -1,4 +1,4 @@
-"""What --mode=train, eval and predict do."""
+"""What --mode=train, eval, predict and export do."""
 
 import contextlib
 import json
@@ -14,6 +14,7 @@ from cifar_jax import (
     determinism,
     eval_page,
     evaluate,
+    export,
     files,
     inference,
     interruption,
@@ -169,6 +170,20 @@ def run_predict(args) -> int:
         if not args.json:
             print("written:", *written)
     return 1 if errors else 0
+
+
+def run_export(args) -> int:
+    """--mode=export: a trained network in a file for other programs."""
+    found = inference.find_weights(_which_weights(args), args.workdir, default.get_config())
+    format_, path = export.choose(args.format, args.output, found.model["name"])
+    export.write(path, format_, found)
+    size = predict.picture_size(found)
+    print(f"{found.model['name']} after epoch {found.epoch}, {len(found.class_names)} classes")
+    if format_ != "safetensors":
+        print(f"{export.INPUT}: uint8 [batch, {size}, {size}, 3], in RGB")
+        print(f"{export.OUTPUT}: float32 [batch, {len(found.class_names)}]")
+    print("written:", files.shown(path))
+    return 0
 
 
 def _which_weights(args) -> str:

@@ -59,7 +59,7 @@ def conv_general_dilated(
         fast = functools.partial(_dense, strides, padding)
     else:
         fast = native
-    return lax.platform_dependent(lhs, rhs, cpu=fast, default=native)
+    return cpu_kernels.platform_dependent(lhs, rhs, cpu=fast, default=native)
 
 
 def _native(images, kernel, strides, padding, groups=1):

@@ -6,6 +6,8 @@ Where there is no compiler, and for other types, the callers use XLA's operation
 rounding, a fraction of the speed. CIFAR_JAX_CPU_KERNELS=0 in the environment asks for those.
 """
 
+import contextlib
+import contextvars
 import ctypes
 import functools
 import hashlib
@@ -15,12 +17,14 @@ import platform
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
+from jax import lax
 
 from cifar_jax.errors import UserError
 from cifar_jax.files import atomic_path, cache_folder, reason
@@ -40,14 +44,33 @@ _NAMES = (
 )
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-w")
 _log = logging.getLogger(__name__)
+_portable = contextvars.ContextVar("portable", default=False)
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """What is traced in this block is the same for every platform: XLA's own operations alone."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def platform_dependent(*arrays: jax.Array, cpu: Callable, default: Callable):
+    """`lax.platform_dependent`, but `default` for all in what `portable` is to trace."""
+    if _portable.get():
+        return default(*arrays)
+    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
 
 def available(*arrays: jax.Array) -> bool:
     """Whether the kernels take these arrays: on a CPU, all of them float32."""
     return (
-        all(x.dtype == jnp.float32 for x in arrays)
+        not _portable.get()
+        and all(x.dtype == jnp.float32 for x in arrays)
         and jax.default_backend() == "cpu"
         and version() is not None
     )

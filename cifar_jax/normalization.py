@@ -8,7 +8,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from cifar_jax import cpu_kernels
 
@@ -17,7 +16,7 @@ def _sums(kernel, formula, *arrays):
     """The kernel on the CPU if there is one, the formula in all other cases."""
     if not cpu_kernels.available(*arrays):
         return formula(*arrays)
-    return lax.platform_dependent(*arrays, cpu=kernel, default=formula)
+    return cpu_kernels.platform_dependent(*arrays, cpu=kernel, default=formula)
 
 
 @jax.custom_vjp

@@ -1,5 +1,7 @@
 """Pictures to probabilities: the weights alone are needed, no data set."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +21,11 @@ def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
 
     S is `picture_size(weights)`, or the network's own.
     """
-    model = create_model(num_classes=len(weights.class_names), **weights.model)
+    network = logits(weights)
 
     @jax.jit
     def forward(variables, pixels):
-        inputs = augment.network_input(pixels, weights.image_size, weights.mean, weights.std)
-        return jax.nn.softmax(model.apply(variables, inputs, train=False))
+        return jax.nn.softmax(network(variables, pixels))
 
     batch = min(BATCH, len(images))
     rows = []
@@ -33,6 +34,17 @@ def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
         filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.uint8)])
         rows.append(np.asarray(forward(weights.variables, jnp.asarray(filled)))[: len(part)])
     return np.concatenate(rows)
+
+
+def logits(weights: Weights) -> Callable:
+    """The function (variables, images as above) -> float32 [N, C] whose softmax are probabilities."""
+    model = create_model(num_classes=len(weights.class_names), **weights.model)
+
+    def forward(variables, pixels):
+        inputs = augment.network_input(pixels, weights.image_size, weights.mean, weights.std)
+        return model.apply(variables, inputs, train=False)
+
+    return forward
 
 
 def picture_size(weights: Weights) -> int:

@@ -56,11 +56,15 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
         name: np.array(array, np.float32, order="C")
         for name, array in flatten(weights.variables).items()
     }
-    metadata = {"format": FORMAT}
-    metadata |= {name: getattr(weights, name) for name in _FIELDS}
-    metadata["mean"], metadata["std"] = _floats(weights.mean), _floats(weights.std)
-    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), default=_scalar)
-    files.write_bytes(path, safetensors.numpy.save(tensors, {METADATA_KEY: text}))
+    files.write_bytes(path, safetensors.numpy.save(tensors, {METADATA_KEY: metadata(weights)}))
+
+
+def metadata(weights: Weights) -> str:
+    """All fields but `variables`, as the JSON object that a file holds."""
+    fields = {"format": FORMAT}
+    fields |= {name: getattr(weights, name) for name in _FIELDS}
+    fields["mean"], fields["std"] = _floats(weights.mean), _floats(weights.std)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), default=_scalar)
 
 
 def load(path: str | os.PathLike) -> Weights:

@@ -31,7 +31,7 @@ FLAGS = {
     "typo": "unexpected argument 'typo'",
     "--json=maybe": "takes true or false",
     "--image=frog.png": "--image is for --mode=predict",
-    "--weights=best": "--weights is for --mode=eval and --mode=predict",
+    "--weights=best": "--weights is for --mode=eval, --mode=predict and --mode=export",
     "--num_processes=two": "takes a whole number",
     "--num_processes=2": "could not join the other processes",
     "--coordinator_address=here": "is not HOST:PORT",
@@ -209,6 +209,33 @@ def _weights(folder: Path, trained: TrainedRun) -> list[Case]:
     return cases
 
 
+def _exports(folder: Path, trained: TrainedRun) -> list[Case]:
+    export = ("--mode=export", f"--workdir={trained.workdir}")
+    file = folder / "file"
+    file.write_text("")
+    return [
+        Case(what, args, says)
+        for what, args, says in (
+            ("no such file", ("--mode=export", "--weights=nothing"), "there is no file 'nothing'"),
+            ("no such run", ("--mode=export", "--workdir=nothing"), "nothing"),
+            ("unknown format", (*export, "--format=tflite"), "onnx|stablehlo|jax|safetensors"),
+            ("no format", (*export, f"--output={folder / 'net'}"), "give a --format"),
+            ("unknown ending", (*export, f"--output={folder / 'net.pb'}"), "give a --format"),
+            (
+                "ending of another format",
+                (*export, "--format=jax", f"--output={folder / 'net.onnx'}"),
+                "named as one of --format=onnx, not jax",
+            ),
+            ("a folder", (*export, "--format=jax", f"--output={folder}"), "is a folder"),
+            ("in no folder", (*export, f"--output={folder / 'no' / 'net.jax'}"), "cannot write"),
+            ("in a file", (*export, f"--output={file / 'net.mlirbc'}"), "cannot write"),
+            ("in /proc", (*export, "--output=/proc/net.safetensors"), "cannot write"),
+            ("a long name", (*export, f"--output={'x' * 300}.jax"), "cannot write"),
+            ("a picture", (*export, "--image=frog.png"), "--image is for --mode=predict"),
+        )
+    ]
+
+
 def _workdirs(folder: Path, trained: TrainedRun) -> list[Case]:
     cases = []
     recipe = f"--config={trained.recipe}"
@@ -292,6 +319,7 @@ GROUPS = {
     "prepared sets": functools.partial(_data, data.prepared),
     "pictures": _pictures,
     "weights": _weights,
+    "exports": _exports,
     "workdirs": _workdirs,
 }
 
