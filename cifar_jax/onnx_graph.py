@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from cifar_jax.stablehlo import BODIES
+
 # Of December 2022, with the format that was current then: ONNX Runtime 1.14 reads them.
 OPSET = 18
 IR_VERSION = 8
@@ -41,9 +43,9 @@ _ELEMENTWISE = {
     "sub": "Sub",
     "tanh": "Tanh",
 }
+_ONE = np.ones((), np.float32)
+# What changes no value.
 _SAME = ("copy", "copy_p", "stop_gradient")
-# Where the body of an operation that only calls others is kept.
-_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 class _Tensor(NamedTuple):
@@ -155,7 +157,7 @@ class _Graph:
 
     def _equation(self, equation, inputs: list) -> list:
         name, params = equation.primitive.name, equation.params
-        body = next((params[key] for key in _BODIES if key in params), None)
+        body = next((params[key] for key in BODIES if key in params), None)
         if body is not None:
             return self.run(getattr(body, "jaxpr", body), getattr(body, "consts", ()), inputs)
         self._scope = _scope(equation)
@@ -334,16 +336,12 @@ def _computed(equation, inputs: list[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(result) for result in results]
 
 
-def _one(value) -> np.ndarray:
-    return np.ones((), np.float32)
-
-
 def _erfc(add, inputs, params):
-    return add("Sub", [_one(inputs[0]), add("Erf", inputs)])
+    return add("Sub", [_ONE, add("Erf", inputs)])
 
 
 def _expm1(add, inputs, params):
-    return add("Sub", [add("Exp", inputs), _one(inputs[0])])
+    return add("Sub", [add("Exp", inputs), _ONE])
 
 
 def _select_n(add, inputs, params):
