@@ -1,7 +1,7 @@
 """Runs side by side: what their folders tell, runs that differ in nothing but the seed together.
 
 Finished and running runs alike are read from config.json, metrics.jsonl and report.json; a checkpoint
-is never touched. Times are those of the epochs: training, evaluation and what was compiled in them.
+is never touched. Times are those of the epochs: training and evaluation, the steps' compilation left out.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class RunResult:
 
     Attributes:
       name: its path below the folder that all runs have in common.
-      history: an entry for each epoch so far, as in `reports`.
+      history: an entry for each epoch evaluated so far, as in `reports`.
       report: report.json, {} while there is none.
       parameters, multiply_adds: as in `model_size`; None where the number of classes is not known.
     """
@@ -46,8 +46,13 @@ class RunResult:
     multiply_adds: int | None
 
     @property
+    def epochs(self) -> int:
+        """Done, as far as they were evaluated."""
+        return self.history[-1]["epoch"] if self.history else 0
+
+    @property
     def finished(self) -> bool:
-        return len(self.history) >= self.config.num_epochs
+        return self.epochs >= self.config.num_epochs
 
     @property
     def final_accuracy(self) -> float | None:
@@ -60,7 +65,7 @@ class RunResult:
 
     @property
     def times(self) -> list[float]:
-        """Seconds from the first step to the end of each epoch."""
+        """Seconds from the first step to the end of each epoch of the history."""
         seconds = [entry["seconds"] for entry in self.history]
         return [math.fsum(seconds[: i + 1]) for i in range(len(seconds))]
 
@@ -72,7 +77,7 @@ class RunResult:
     @property
     def accuracy_per_class(self) -> dict[str, float | None]:
         """After the last epoch; {} while there is no report of it."""
-        if not self.history or self.report.get("final", {}).get("epoch") != len(self.history):
+        if not self.history or self.report.get("final", {}).get("epoch") != self.epochs:
             return {}
         found = self.report.get("test", {}).get("accuracy_per_class")
         return found if isinstance(found, dict) else {}
@@ -83,8 +88,8 @@ class RunResult:
         return next(reached, None)
 
     def time_to(self, accuracy: float) -> float | None:
-        epoch = self.epochs_to(accuracy)
-        return None if epoch is None else self.times[epoch - 1]
+        pairs = zip(self.history, self.times, strict=True)
+        return next((time for e, time in pairs if e["test_accuracy"] >= accuracy), None)
 
 
 @dataclasses.dataclass(frozen=True)

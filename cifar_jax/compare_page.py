@@ -164,10 +164,10 @@ def _charts(comparison: Comparison, keys: dict, styles: dict) -> str:
     runs = [run for run in comparison.runs if run.history]
     if not runs:
         return "<p>No run has ended an epoch yet.</p>"
-    epoch_ticks = [t for t in ticks(0, max(len(run.history) for run in runs)) if t == int(t)]
+    epoch_ticks = [t for t in ticks(0, max(run.epochs for run in runs)) if t == int(t)]
     epochs = (
         lambda run: [entry["epoch"] for entry in run.history],
-        _Scale(0, max(len(run.history) for run in runs)),
+        _Scale(0, max(run.epochs for run in runs)),
         [(t, f"{t:g}") for t in epoch_ticks],
         "epoch",
     )

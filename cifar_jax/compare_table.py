@@ -53,7 +53,7 @@ def columns(comparison: Comparison) -> list[Column]:
             _or_nothing(lambda run: run.multiply_adds, millions),
             lambda run: run.multiply_adds,
         ),
-        Column("epochs", _epochs, lambda run: len(run.history)),
+        Column("epochs", _epochs, lambda run: run.epochs),
         Column(
             "final accuracy",
             _or_nothing(lambda run: run.final_accuracy, percent),
@@ -265,7 +265,7 @@ def _or_nothing(of, write):
 
 
 def _epochs(run: RunResult) -> str:
-    done, wanted = len(run.history), run.config.num_epochs
+    done, wanted = run.epochs, run.config.num_epochs
     return str(done) if done == wanted else f"{done} of {wanted}"
 
 

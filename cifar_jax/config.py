@@ -21,7 +21,8 @@ CHOICES = {
     "dataset.labels": ("fine", "coarse"),
     "dataset.broken_pictures": ("refuse", "skip"),
     "model.dtype": ("float32", "bfloat16"),
-    "optimizer.name": ("sgd", "adam", "adamw"),
+    "augment.padding_mode": ("constant", "reflect"),
+    "optimizer.name": ("sgd", "adam", "adamw", "muon"),
     "lr_schedule.name": ("step", "constant", "cosine", "linear", "one_cycle"),
 }
 
@@ -35,6 +36,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "num_epochs": (1, COUNT),
     "batch_size": (1, COUNT),
+    "eval_every_epochs": (0, COUNT),
     "eval_batch_size": (1, COUNT),
     "steps_per_dispatch": (0, COUNT),
     "checkpoint_minutes": (0, FINITE),
@@ -46,6 +48,8 @@ RANGES = {
     "augment.crop_padding": (0, 1024),
     "augment.cutout": (0, 1024),
     "augment.mixup": (0, 1000),
+    "augment.brightness": (0, 10),
+    "augment.contrast": (0, 1),
     "label_smoothing": (0, 1),
     "ema_decay": (0, 1),
     "optimizer.momentum": (0, 1),
@@ -53,6 +57,10 @@ RANGES = {
     "optimizer.beta2": (0, 1),
     "optimizer.epsilon": (TINY, FINITE),
     "optimizer.weight_decay": (0, FINITE),
+    "optimizer.bias_lr_factor": (0, FINITE),
+    "optimizer.head_lr_factor": (0, FINITE),
+    "optimizer.muon_momentum": (0, 1),
+    "optimizer.newton_schulz_steps": (1, 20),
     "optimizer.clip_norm": (0, FINITE),
     "lr_schedule.learning_rate": (0, FINITE),
     "lr_schedule.factor": (0, FINITE),
@@ -306,6 +314,15 @@ def _contradictions(flat) -> Errors:
             yield (
                 (name, "init_from"),
                 f"{name} is for weights that were trained before: set init_from",
+            )
+    if flat["augment.alternating_flip"] and not flat["augment.flip"]:
+        names = ("augment.alternating_flip", "augment.flip")
+        yield names, "augment.alternating_flip is a way to flip: set augment.flip"
+    for name in ("optimizer.bias_lr_factor", "optimizer.head_lr_factor"):
+        if flat[name] != 1 and flat["optimizer.name"] not in ("sgd", "muon"):
+            yield (
+                (name, "optimizer.name"),
+                f"{name} is for sgd and muon, not {flat['optimizer.name']}",
             )
     alpha = flat["augment.mixup"]
     if 0 < alpha < LEAST_MIXUP:

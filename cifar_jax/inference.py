@@ -81,7 +81,9 @@ def find_weights(which: str, workdir: str, default) -> Weights:
         leaves, progress = checkpoints.read()
     state = traverse_util.unflatten_dict(leaves, sep="/")
     variables = state.get("ema") or {name: state.get(name, {}) for name in weights.COLLECTIONS}
-    return inference_weights(config, progress["data"], variables, len(progress["history"]))
+    history = progress["history"]
+    epoch = history[-1]["epoch"] if history else 0
+    return inference_weights(config, progress["data"], variables, epoch)
 
 
 def _load(path: str) -> Weights:

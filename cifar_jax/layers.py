@@ -58,6 +58,28 @@ lecun_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 torch_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
+def uniform_of_deviation(deviation: float) -> Callable:
+    """The initialiser U(-a, a) with this standard deviation, a / sqrt(3)."""
+    bound = math.sqrt(3.0) * deviation
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def dirac(key: jax.Array, shape: tuple, dtype=jnp.float32) -> jax.Array:
+    """Kernels [height, width, in, out], odd, whose first filters hand on one channel each.
+
+    They are the identity, as many as there are channels in; the others are `torch_uniform`.
+    """
+    height, width, inputs, outputs = shape
+    count = min(inputs, outputs)
+    identity = jnp.zeros((height, width, inputs, count), dtype)
+    identity = identity.at[height // 2, width // 2, :count].set(jnp.eye(count, dtype=dtype))
+    return torch_uniform(key, shape, dtype).at[..., :count].set(identity)
+
+
 def uniform_bias(fan_in: int) -> Callable:
     """PyTorch's default initialiser of the bias of a layer with `fan_in` inputs to each output."""
     bound = 1.0 / math.sqrt(fan_in)
@@ -122,6 +144,33 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Ar
     return cpu_kernels.platform_dependent(x, cpu=fast, default=native)
 
 
+class Whitening(nn.Module):
+    """A 2x2 convolution that whitens patches: [batch, height, width, c] to [batch, height-1, width-1, 8c].
+
+    Its kernel [2, 2, c, 8c] is computed from the training images (`whitening.kernel`) and never trained;
+    until then it hands on the values of a patch and their negatives. It is in `batch_stats`, since it is
+    a statistic of the data: what is there is saved, resumed, exported and used in evaluation as running
+    statistics are, and no optimizer sees it. (A moving average of it is itself, to rounding.) The bias is
+    trained.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _check_window_fits(x, (2, 2), 0)
+        count = 4 * x.shape[-1]
+        kernel = self.variable("batch_stats", "kernel", _patch_and_negative, x.shape[-1]).value
+        bias = self.param("bias", nn.initializers.zeros, (2 * count,))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return conv_general_dilated(x, kernel, (1, 1), ((0, 0), (0, 0))) + bias.astype(self.dtype)
+
+
+def _patch_and_negative(channels: int) -> jax.Array:
+    values = jnp.eye(4 * channels).reshape(2, 2, channels, 4 * channels)
+    return jnp.concatenate([values, -values], -1)
+
+
 def global_average_pool(x: jax.Array) -> jax.Array:
     """[batch, height, width, channel] -> [batch, channel]."""
     return jnp.mean(x, axis=(1, 2))
@@ -145,6 +194,8 @@ def at_least_float32(x: jax.Array) -> jax.Array:
 
 class BatchNorm(nn.Module):
     """Batch normalisation of [..., channel], equal to PyTorch's (Ioffe and Szegedy, 2015).
+
+    Without `use_scale` there is no parameter `scale`: it is 1.
 
     Unlike Flax's, the running variance is the unbiased one (n/(n-1) times the variance that the
     batch is normalised with, n values per channel). Parameters `scale` and `bias`, statistics
@@ -173,11 +224,12 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     activation: str | None = None
+    use_scale: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels)
+        scale = self.param("scale", nn.initializers.ones, channels) if self.use_scale else 1.0
         bias = self.param("bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)

@@ -27,13 +27,14 @@ def multiply_adds(model: nn.Module, image_size: int) -> int:
         nonlocal total, counting
         module = context.module
         # A layer of ours calls the method of Flax's that it extends, which would count again.
-        if counting or not isinstance(module, nn.Conv | layers.Dense):
+        if counting or not isinstance(module, nn.Conv | layers.Dense | layers.Whitening):
             return call(*args, **kwargs)
         counting = True
         result = call(*args, **kwargs)
         counting = False
         # Every number of a kernel is used once at each place of the result.
-        total += math.prod(result.shape[:-1]) * module.variables["params"]["kernel"].size
+        collection = "batch_stats" if isinstance(module, layers.Whitening) else "params"
+        total += math.prod(result.shape[:-1]) * module.variables[collection]["kernel"].size
         return result
 
     with nn.intercept_methods(count):

@@ -1,6 +1,6 @@
 """Learning-rate schedules and the Optax chain, both from the config.
 
-Schedules are functions of the step; the config speaks in epochs.
+Schedules are functions of the step; the config speaks in epochs. Muon is in `muon.py`.
 """
 
 import collections
@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cifar_jax import models
+from cifar_jax import models, muon
 from cifar_jax.errors import UserError
 
 # Steps are counted in int32.
 MAX_STEPS = 2**31 - 1
 
 BACKBONE = "backbone"
+SGD, MUON = "sgd", "muon"
 
 
 def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
@@ -67,7 +68,11 @@ def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> opt
 
 
 def create_optimizer(
-    config, schedule: optax.Schedule, backbone_factor: float = 1.0, frozen_steps: int = 0
+    config,
+    schedule: optax.Schedule,
+    backbone_factor: float = 1.0,
+    frozen_steps: int = 0,
+    dtype: str = "float32",
 ) -> optax.GradientTransformation:
     """Clipping, weight decay, momentum and the schedule, in PyTorch's order.
 
@@ -75,11 +80,15 @@ def create_optimizer(
     gradient counts as zero in the clipped norm, nothing decays it, and its momentum and moments are
     those before a first step.
 
+    With Muon, convolution kernels are orthogonalised (`muon.py`) and kept at a norm of their own, without
+    weight decay; all else is SGD.
+
     Args:
       config: config.optimizer.
       schedule: the learning rate as a function of the step.
       backbone_factor: the backbone's learning rate as a share of the head's.
       frozen_steps: how many steps leave the backbone as it is.
+      dtype: that of Muon's matrix products.
     """
 
     def decay_mask(params):
@@ -90,15 +99,27 @@ def create_optimizer(
     frozen_at_first = functools.partial(
         optax.conditionally_mask, should_transform_fn=lambda step: step >= frozen_steps
     )
-    before, parts, after = [], [], []
+    before, parts, after, last = [], [], [], []
     if config.clip_norm:
         if frozen_steps:
             before.append(optax.masked(frozen_at_first(optax.identity()), _is_backbone))
         before.append(optax.clip_by_global_norm(config.clip_norm))
-    if config.name == "sgd":
+    if config.name in (SGD, MUON):
+        # Before the decay, so that this has the same rate for all.
+        factors = ((config.bias_lr_factor, _is_vector), (config.head_lr_factor, _is_head_kernel))
+        parts += [
+            optax.masked(optax.scale(factor), mask) for factor, mask in factors if factor != 1.0
+        ]
         parts.append(decay)
         if config.momentum:
             parts.append(optax.trace(config.momentum, config.nesterov))
+        if config.name == MUON:
+            kernels = [muon.orthogonalize(config.newton_schulz_steps, dtype)]
+            if config.muon_momentum:
+                kernels.insert(0, optax.trace(config.muon_momentum, config.nesterov))
+            both = {MUON: optax.chain(*kernels), SGD: optax.chain(*parts)}
+            parts = [optax.partition(both, _kinds)]
+            last = [optax.masked(muon.keep_norms(), _is_conv_kernel)]
     else:
         adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
         # AdamW decays the weights themselves; Adam, as in PyTorch, adds the decay to the gradient.
@@ -106,9 +127,10 @@ def create_optimizer(
     if frozen_steps:
         both = optax.chain(*parts)
         parts = [optax.partition({BACKBONE: frozen_at_first(both), models.HEAD: both}, _parts)]
+        last = [optax.conditionally_transform(x, lambda step: step >= frozen_steps) for x in last]
     if backbone_factor != 1.0:
         after.append(optax.masked(optax.scale(backbone_factor), _is_backbone))
-    return optax.chain(*before, *parts, *after, optax.scale_by_learning_rate(schedule))
+    return optax.chain(*before, *parts, *after, optax.scale_by_learning_rate(schedule), *last)
 
 
 def _parts(params):
@@ -118,6 +140,24 @@ def _parts(params):
         return models.HEAD if path[0].key == models.HEAD else BACKBONE
 
     return jax.tree_util.tree_map_with_path(part, params)
+
+
+def _kinds(params):
+    return jax.tree.map(lambda is_kernel: MUON if is_kernel else SGD, _is_conv_kernel(params))
+
+
+def _is_conv_kernel(params):
+    return jax.tree.map(lambda p: jnp.ndim(p) == 4, params)
+
+
+def _is_vector(params):
+    # Biases and the parameters of normalisation.
+    return jax.tree.map(lambda p: jnp.ndim(p) <= 1, params)
+
+
+def _is_head_kernel(params):
+    is_head = lambda part, p: part == models.HEAD and jnp.ndim(p) > 1  # noqa: E731
+    return jax.tree.map(is_head, _parts(params), params)
 
 
 def _is_backbone(params):

@@ -3,7 +3,8 @@
 No JAX here. An entry of a history is what one epoch gave, a dict with the keys `epoch` (from 1),
 `step` (since the start of the run), `learning_rate`, `train_loss`, `train_accuracy`, with a
 validation split `val_loss` and `val_accuracy`, `test_loss`, `test_accuracy`, `seconds`,
-`images_per_second`; accuracies are fractions.
+`images_per_second`; accuracies are fractions. Epochs after which nothing was evaluated have none; their
+seconds are those of the next that has.
 """
 
 import contextlib
@@ -56,9 +57,11 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
         return []
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {files.shown(path)}: {files.reason(error)}") from None
+    last = 0
     for number, entry in enumerate(history, start=1):
-        if not _is_entry(entry) or entry["epoch"] != number:
-            raise UserError(f"{files.shown(path)}: line {number} is not epoch {number} of a run")
+        if not _is_entry(entry) or not last < entry["epoch"]:
+            raise UserError(f"{files.shown(path)}: line {number} is not an epoch of a run")
+        last = entry["epoch"]
     return history
 
 
@@ -169,7 +172,8 @@ def summary(history: Sequence[dict], best: dict | None, paths: Sequence[str]) ->
             scores = "".join(f"  {_score(entry, key):>14}" for key, _ in splits)
             lines.append(f"{name:{first}}  {entry['epoch']:5}{scores}")
         seconds = sum(entry["seconds"] for entry in history)
-        lines.append(f"{len(history)} epochs in {duration(seconds)}" if len(history) > 1 else "")
+        count = history[-1]["epoch"] if history else 0
+        lines.append(f"{count} epochs in {duration(seconds)}" if count > 1 else "")
     if paths:
         lines += ["written:", *(f"  {files.shown(path)}" for path in paths)]
     return "\n".join(line for line in lines if line)

@@ -2,14 +2,26 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cifar_jax import (
+    augment,
+    datasets,
+    models,
+    optimizer,
+    other_names,
+    parallel,
+    pretrained,
+    steps,
+    weights,
+    whitening,
+)
 from cifar_jax import config as config_lib
-from cifar_jax import datasets, models, optimizer, other_names, parallel, pretrained, steps, weights
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
 from cifar_jax.state import TrainState, create_state, init_variables
@@ -53,6 +65,7 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
             schedule,
             config.transfer.backbone_lr_factor,
             round(config.transfer.frozen_epochs * per_epoch),
+            config.model.dtype,
         ),
         config=config,
         num_classes=len(dataset.class_names),
@@ -64,12 +77,16 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
 
 
 def first_state(run: Run) -> TrainState:
-    """The state before the first step: from `init_from` where that is set, else from scratch."""
+    """The state before the first step: from `init_from` where that is set, else from scratch.
+
+    From scratch, a whitening layer is that of the training images; `init_from` brings its own, which the
+    weights behind it were trained with.
+    """
     config = run.config
     # It runs once, so it need not be fast; the bits are the same, compiled in a third of the time.
     options = {"xla_backend_optimization_level": 1}
-    start = jax.jit(lambda seed: _fresh_state(run, seed), compiler_options=options)
-    state = start(np.uint32(config.seed))
+    start = jax.jit(functools.partial(fresh_state, run), compiler_options=options)
+    state = start(np.uint32(config.seed), whitening_images(run))
     if not config.init_from:
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -111,15 +128,31 @@ def _naming_init_from():
         raise UserError(f"config.init_from: {error}") from None
 
 
+def whitening_images(run: Run) -> np.ndarray | None:
+    """The training images, uint8, that the network's whitening layer is taken from; None without one."""
+    size = run.config.dataset.image_size
+    shapes = jax.eval_shape(lambda: init_variables(run.task.model, 0, size))
+    if not whitening.is_in(shapes):
+        return None
+    return whitening.images_for(size, run.dataset.train.images)
+
+
 def state_shapes(run: Run) -> TrainState:
     """A state with shapes and dtypes in the place of arrays."""
-    return jax.eval_shape(lambda: _fresh_state(run, 0))
+    return jax.eval_shape(lambda: fresh_state(run, 0))
 
 
-def _fresh_state(run: Run, seed) -> TrainState:
-    """A state from scratch. The seed is an argument: one compiled program is for all of them."""
-    variables = init_variables(run.task.model, seed, run.config.dataset.image_size)
-    return create_state(variables, run.task.optimizer, ema=bool(run.config.ema_decay))
+def fresh_state(run: Run, seed, images=None) -> TrainState:
+    """A state from scratch. The seed is an argument: one compiled program is for all of them.
+
+    `images` are `whitening_images`; without them a whitening layer is as `layers.Whitening` says.
+    """
+    task, size = run.task, run.config.dataset.image_size
+    variables = init_variables(task.model, seed, size)
+    if images is not None:
+        inputs = augment.network_input(images, size, task.mean, task.std)
+        variables = whitening.replaced(variables, inputs)
+    return create_state(variables, task.optimizer, ema=bool(run.config.ema_decay))
 
 
 def describe_data(dataset: datasets.Dataset) -> dict:

@@ -57,7 +57,10 @@ class TrainState:
 def random_keys(seed: int) -> dict:
     """The run's random streams, all from its one seed."""
     root = jax.random.key(seed)
-    return {name: jax.random.fold_in(root, i) for i, name in enumerate(("init", "order", "step"))}
+    return {
+        name: jax.random.fold_in(root, i)
+        for i, name in enumerate(("init", "order", "step", "flip"))
+    }
 
 
 def step_keys(seed: int, step) -> dict:

@@ -5,6 +5,7 @@ number of steps, so where a run is interrupted changes no bit of what it compute
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ class Task:
       mean, std: per channel, for pixels scaled to [0, 1].
       image_size: height and width that the network takes, to which smaller images are enlarged; None:
         those of the images.
+      seed: uint32 [], the source of all randomness, where one compiled program is to be for many
+        seeds; None: that of the config.
     """
 
     model: nn.Module
@@ -38,6 +41,11 @@ class Task:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int | None = None
+    seed: Any = None
+
+    @property
+    def root_seed(self):
+        return self.config.seed if self.seed is None else self.seed
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -70,13 +78,18 @@ def training_batch(task: Task, data, order, step, places):
     config, mean, std, size = task.config, task.mean, task.std, task.image_size
     images, labels = data
     batch_size = config.batch_size
-    start = step % steps_per_epoch(len(images), batch_size) * batch_size
-    keys = step_keys(config.seed, step)
+    per_epoch = steps_per_epoch(len(images), batch_size)
+    start = step % per_epoch * batch_size
+    keys = step_keys(task.root_seed, step)
 
     def examples(places):
         index = order[start + places]
+        mirrored = None
+        if config.augment.alternating_flip:
+            flip_key = random_keys(task.root_seed)["flip"]
+            mirrored = augment.alternating(flip_key, index, step // per_epoch)
         pixels = augment.augment(
-            keys["augment"], places, images[index], config.augment, mean, std, size
+            keys["augment"], places, images[index], config.augment, mean, std, size, mirrored
         )
         return pixels, labels[index], jax.nn.one_hot(labels[index], task.num_classes)
 
@@ -106,7 +119,7 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
             images,
             train=True,
             mutable=mutable,
-            rngs={"dropout": step_keys(config.seed, state.step)["dropout"]},
+            rngs={"dropout": step_keys(task.root_seed, state.step)["dropout"]},
         )
         loss = optax.softmax_cross_entropy(logits, targets).mean()
         return loss, (logits, updated.get("batch_stats", state.batch_stats))
@@ -150,23 +163,36 @@ def _add_metrics(task, state, loss, correct, num_examples):
         lambda zero, x: jnp.where(position == 0, zero, x), EpochMetrics.zero(), state.metrics
     )
     failed_now = jnp.where(jnp.isfinite(loss), -1, state.step)
+    failed_step = state.metrics.failed_step  # of any epoch: a dispatch may go on into the next
     return EpochMetrics(
         loss=old.loss + loss,
         correct=old.correct + correct,
-        failed_step=jnp.where(old.failed_step >= 0, old.failed_step, failed_now),
+        failed_step=jnp.where(failed_step >= 0, failed_step, failed_now),
     )
 
 
+def take_steps(task: Task, state: TrainState, data, count) -> TrainState:
+    """`count` steps (int32 []) on one device, over the ends of epochs; each epoch has its own order."""
+    num_examples = len(data[0])
+    per_epoch = steps_per_epoch(num_examples, task.config.batch_size)
+    end = state.step + count
+
+    def to_the_end_of_the_epoch(state):
+        order = epoch_order(task.root_seed, state.step // per_epoch, num_examples)
+        here = jnp.minimum(end - state.step, per_epoch - state.step % per_epoch)
+        return lax.fori_loop(0, here, lambda _, state: train_step(task, state, data, order), state)
+
+    return lax.while_loop(lambda state: state.step < end, to_the_end_of_the_epoch, state)
+
+
 def train_steps(task: Task):
-    """The mapped function (state, data, count) -> (state, metrics) of `count` steps of an epoch."""
+    """The mapped function (state, data, count) -> (state, metrics) of `take_steps`.
+
+    The metrics are those of the epoch of the last step. No steps (a count of 0) leave the state as it is.
+    """
 
     def run(state, data, count):
-        num_examples = len(data[0])
-        epoch = state.step // steps_per_epoch(num_examples, task.config.batch_size)
-        order = epoch_order(task.config.seed, epoch, num_examples)
-        state = lax.fori_loop(
-            0, count, lambda _, state: train_step(task, state, data, order), state
-        )
+        state = take_steps(task, state, data, count)
         return state, state.metrics
 
     return parallel.map_train(run)

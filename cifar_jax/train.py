@@ -1,4 +1,4 @@
-"""The training loop: an epoch of steps, an exact evaluation, a line of metrics, a checkpoint.
+"""The training loop: an epoch of steps (or several), an exact evaluation, a line of metrics, a checkpoint.
 
 A run that is interrupted at any moment and started again ends with the same bits as one that never
 stopped: the state alone decides what comes next, and what was reported is saved with it.
@@ -41,7 +41,8 @@ PLOT_SECONDS = 30.0
 class Pace:
     """How long steps take: how many to dispatch at once, and images per second.
 
-    The first dispatch compiles, so its time does not count. `dispatches` is how many have ended.
+    The first dispatch does not count: other things are begun beside it. `dispatches` is how many have
+    ended.
     """
 
     def __init__(self, steps_per_dispatch: int, batch_size: int):
@@ -51,9 +52,10 @@ class Pace:
         self._step_seconds = 0.0
         self._last_end = 0.0
         self.dispatches = 0
-        self.new_epoch()
+        self.restart()
 
-    def new_epoch(self):
+    def restart(self):
+        """Images per second are those from now on."""
         self._steps = 0
         self._seconds = 0.0
 
@@ -175,6 +177,9 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, 
     mend_best(run, checkpoints, history)
     step = int(state.step)
     state = parallel.replicate(state)
+    if step < config.num_epochs * per_epoch:
+        state, seconds = compile_steps(train_steps, state, data)
+        say(f"steps compiled in {reports.duration(seconds)}")
     pace = Pace(config.steps_per_dispatch, config.batch_size)
     last_save = last_plot = time.perf_counter()
     results = {}
@@ -182,10 +187,11 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, 
         reports.TensorBoard(run.path(files_of.TENSORBOARD), history) if parallel.is_main() else None
     )
 
-    for epoch in range(step // per_epoch + 1, config.num_epochs + 1):
+    while step < config.num_epochs * per_epoch:
         start = time.perf_counter() - progress["seconds"]
-        position = step - (epoch - 1) * per_epoch
-        pace.new_epoch()
+        first, epoch = epochs_evaluated(config, step // per_epoch)
+        begin, end = first * per_epoch, epoch * per_epoch
+        pace.restart()
 
         def pause():  # Called only while this iteration lasts.
             interrupted.begin()  # Compiled; there are steps to save from here on.
@@ -196,12 +202,12 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, 
             due = time.perf_counter() - last_save > 60 * config.checkpoint_minutes  # noqa: B023
             return any(parallel.agree(int(due), interrupted.signal))
 
-        with reports.Progress(epoch, config.num_epochs, per_epoch, position) as bar:
-            while position < per_epoch:
-                state, position = run_steps(
-                    run, train_steps, state, data, position, pace, pause, bar
+        with reports.Progress(epoch, config.num_epochs, end - begin, step - begin) as bar:
+            while step < end:
+                state, step = run_steps(
+                    run, train_steps, state, data, (begin, step, end), pace, pause, bar
                 )
-                if position < per_epoch:
+                if step < end:
                     progress["seconds"] = time.perf_counter() - start
                     host_state = parallel.unreplicate(state)
                     check_finite(run, host_state.metrics, host_state.params)
@@ -211,6 +217,7 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, 
                     if stop_signal(interrupted):
                         return leave(run, checkpoints, interrupted)
 
+        trained = time.perf_counter() - start
         results = {
             name: evaluate.evaluate(
                 eval_sums, inference_variables(state), split, run.dataset.class_names
@@ -218,10 +225,10 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, 
             for name, split in splits.items()
         }
         host_state = parallel.unreplicate(state)
-        step = int(host_state.step)
         check_finite(run, host_state.metrics, host_state.params, results)
         seconds = time.perf_counter() - start
-        history.append(epoch_entry(run, host_state, results, seconds, pace))
+        speed = pace.images_per_second() or (end - begin) * config.batch_size / trained
+        history.append(epoch_entry(run, host_state, results, seconds, speed))
         progress["seconds"] = 0.0
         checkpoints.save(host_state, progress, best_epoch(history)["step"])
         last_save = time.perf_counter()
@@ -255,41 +262,61 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, 
     return 0
 
 
-def run_steps(run: Run, train_steps, state, data, position: int, pace: Pace, pause, bar):
-    """Dispatches steps up to the epoch's end, or until `pause()`; one dispatch is always under way.
+def epochs_evaluated(config: ConfigDict, done: int) -> tuple[int, int]:
+    """The epochs, from 0 for none, after which the last and the next evaluation are, if `done` are done."""
+    every = config.eval_every_epochs or config.num_epochs
+    first = done // every * every
+    return first, min(first + every, config.num_epochs)
+
+
+def compile_steps(train_steps, state, data):
+    """(the same state, seconds taken): no time that is measured from now on is for compiling steps."""
+    start = time.perf_counter()
+    state, metrics = train_steps(state, data, np.int32(0))
+    jax.block_until_ready(metrics)
+    return state, time.perf_counter() - start
+
+
+def run_steps(run: Run, train_steps, state, data, span, pace: Pace, pause, bar):
+    """Dispatches steps up to the next evaluation, or until `pause()`; one dispatch is always under way.
+
+    `span` is (steps taken at the last evaluation, taken now, to be taken at the next).
 
     Returns:
-      (state, position in the epoch); the steps may still be running.
+      (state, steps taken); they may still be running.
     """
+    begin, step, end = span
     pending = None
-    while position < run.steps_per_epoch:
-        (count,) = parallel.agree(min(pace.next_count(), run.steps_per_epoch - position))
+    while step < end:
+        (count,) = parallel.agree(min(pace.next_count(), end - step))
         start = time.perf_counter()
-        with jax.profiler.StepTraceAnnotation("train", step_num=position):
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
             state, metrics = train_steps(state, data, np.int32(count))
-        position += count
+        step += count
         if pending:
             watch(run, pending, pace, bar)
-        pending = (metrics, position, count, start)
+        pending = (metrics, step, step - begin, count, start)
         if pause():
             break
     watch(run, pending, pace, bar)
-    return state, position
+    return state, step
 
 
 def watch(run: Run, dispatch, pace: Pace, bar) -> None:
     """Waits for a dispatch, checks its loss and shows it."""
-    metrics, position, count, start = dispatch
+    metrics, step, position, count, start = dispatch
     metrics = parallel.unreplicate(metrics)
     pace.ended(count, start)
     check_finite(run, metrics)
     if pace.dispatches == 1:
         first_steps_done(run)
         pace.forget()
-    examples = position * run.config.batch_size
+    # The metrics are those of the epoch so far.
+    in_epoch = (step - 1) % run.steps_per_epoch + 1
+    examples = in_epoch * run.config.batch_size
     bar.update(
         position,
-        float(metrics.loss) / position,
+        float(metrics.loss) / in_epoch,
         int(metrics.correct) / examples,
         pace.images_per_second(),
     )
@@ -319,8 +346,11 @@ def check_finite(run: Run, metrics, params=(), results=None) -> None:
         )
 
 
-def epoch_entry(run: Run, state: TrainState, results, seconds: float, pace: Pace) -> dict:
-    """An epoch's line of metrics; the learning rate is that of the epoch's last step."""
+def epoch_entry(run: Run, state: TrainState, results, seconds: float, speed: float) -> dict:
+    """An epoch's line of metrics; the learning rate is that of the epoch's last step.
+
+    `seconds` are those since the last evaluation, `speed` is in images per second.
+    """
     step, per_epoch = int(state.step), run.steps_per_epoch
     examples = per_epoch * run.config.batch_size
     entry = {
@@ -332,7 +362,6 @@ def epoch_entry(run: Run, state: TrainState, results, seconds: float, pace: Pace
     }
     for name, result in results.items():
         entry |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
-    speed = pace.images_per_second() or examples / seconds
     return entry | {"seconds": seconds, "images_per_second": speed}
 
 

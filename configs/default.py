@@ -51,11 +51,18 @@ def get_config() -> ConfigDict:
     config.dataset.cache_dir = ""
 
     config.augment = ConfigDict()
-    # Pad by this many black pixels on each side and crop at random, before images are enlarged; 0: no
-    # crop.
+    # Pad by this many pixels on each side and crop at random, before images are enlarged; 0: no crop.
     config.augment.crop_padding = 4
+    # What is padded: "constant" (black), or "reflect" (the picture, mirrored at its edge).
+    config.augment.padding_mode = "constant"
     # Mirror left to right with probability one half.
     config.augment.flip = True
+    # Draw that once for each image, and mirror it in every second epoch from then on. Jordan, 2024.
+    config.augment.alternating_flip = False
+    # Add a number within +-brightness (in deviations of the data) to all of an image, then multiply it by
+    # one within 1 +- contrast; 0: neither.
+    config.augment.brightness = 0.0
+    config.augment.contrast = 0.0
     # Side in pixels of a square set to the mean colour; 0: none. DeVries and Taylor, 2017.
     config.augment.cutout = 0
     # Alpha of the Beta distribution that mixes pairs of examples; 0: none. Zhang et al., 2018.
@@ -81,6 +88,9 @@ def get_config() -> ConfigDict:
     config.model.downsample = config_dict.placeholder(str)
     # ResNets and MobileNetV2: compute each block again in the backward pass, to save memory.
     config.model.remat = config_dict.placeholder(bool)
+    # ResNets and airbench94: first of all a 2x2 convolution, not trained, that whitens patches of the
+    # training images.
+    config.model.whitening = config_dict.placeholder(bool)
 
     # Batch statistics over all devices (True) or of each device alone (False).
     config.sync_batch_norm = True
@@ -89,14 +99,22 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.0
 
     config.optimizer = ConfigDict()
-    # "sgd", "adam" or "adamw".
+    # "sgd", "adam", "adamw", or "muon": Muon for convolution kernels, sgd for the rest.
     config.optimizer.name = "sgd"
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = True
+    # sgd and muon: the learning rates of biases and normalisation parameters, and of the last dense
+    # layer's kernel, as multiples of `learning_rate`.
+    config.optimizer.bias_lr_factor = 1.0
+    config.optimizer.head_lr_factor = 1.0
+    # muon: the momentum of convolution kernels, and the iterations that orthogonalise it.
+    config.optimizer.muon_momentum = 0.95
+    config.optimizer.newton_schulz_steps = 5
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999
     config.optimizer.epsilon = 1e-8
-    # Added to the gradient as in PyTorch (sgd, adam) or decoupled from it (adamw).
+    # Added to the gradient as in PyTorch (sgd, adam) or decoupled from it (adamw); Muon's kernels, whose
+    # norms are fixed, have none.
     config.optimizer.weight_decay = 1e-4
     # Whether biases and normalisation parameters decay too.
     config.optimizer.decay_bias_and_norm = True
@@ -128,12 +146,15 @@ def get_config() -> ConfigDict:
 
     # Equal bits from equal runs on a GPU too, where that is slower; a CPU gives them either way.
     config.deterministic = False
+    # Evaluate, save and report after every so many epochs and after the last; 0: after the last alone.
+    config.eval_every_epochs = 1
     # Images of a forward pass in evaluation, over all devices.
     config.eval_batch_size = 1000
     # At the end of training and in --mode=eval, give the accuracy of logits averaged over views of each
     # image too, beside the plain one: "mirror", or "mirror_and_shift" (by a pixel, both ways); or "none".
     config.test_time_augmentation = "none"
-    # Training steps between two looks of the host; 0: about a second's worth.
+    # Training steps between two looks of the host, at most all up to the next evaluation; 0: about a
+    # second's worth.
     config.steps_per_dispatch = 0
     # Save within an epoch once this much time has passed since the last save.
     config.checkpoint_minutes = 10.0

@@ -44,6 +44,41 @@ def test_a_crop_is_a_part_of_the_padded_image_and_every_offset_is_as_likely():
     assert counts.max() < 115
 
 
+def test_reflected_padding_is_that_of_numpy():
+    image = random_images(6, 5, 3)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    crops = [padded[y : y + 6, x : x + 5] for y, x in itertools.product(range(5), range(5))]
+    results = augment.random_crop(some_keys(), np.stack([image] * COUNT), 2, "reflect")
+    counts = counts_of_matches(np.asarray(results), crops)
+    assert counts.min() > 45
+    assert counts.max() < 115
+
+
+def test_an_alternating_flip_shows_each_side_in_every_second_epoch_a_fair_coin_says_which_first():
+    key, examples = jax.random.key(3), jnp.arange(COUNT)
+    seen = np.stack([augment.alternating(key, examples, epoch) for epoch in range(4)])
+    np.testing.assert_array_equal(seen[0], ~seen[1])
+    np.testing.assert_array_equal(seen[:2], seen[2:])
+    assert abs(seen[0].sum() - COUNT / 2) < 100
+    # An example's own: the same in any batch.
+    np.testing.assert_array_equal(augment.alternating(key, examples[::-7], 1), seen[1][::-7])
+
+
+def test_jitter_shifts_and_stretches_all_of_an_image_by_two_uniform_numbers():
+    images = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    results = augment.jitter(some_keys(), jnp.stack([images] * COUNT), 0.3, 0.2)
+    results = np.asarray(results, np.float64).reshape(COUNT, -1)
+    # result = factor * image + factor * shift: a line through the pixels of each image.
+    lines = np.array([np.polyfit(images.ravel(), result, 1) for result in results])
+    np.testing.assert_allclose(lines[:, :1] * images.ravel() + lines[:, 1:], results, atol=1e-5)
+    factor, shift = lines[:, 0], lines[:, 1] / lines[:, 0]
+    for values, low, high in ((factor, 0.8, 1.2), (shift, -0.3, 0.3)):
+        assert low - 1e-5 <= values.min() < low + 0.01
+        assert high - 0.01 < values.max() <= high + 1e-5
+        assert abs(values.mean() - (low + high) / 2) < 0.02
+    assert abs(np.corrcoef(factor, shift)[0, 1]) < 0.1
+
+
 def test_a_flip_mirrors_exactly_and_half_of_the_time():
     image = random_images(4, 5, 3)
     results = augment.random_flip(some_keys(), np.stack([image] * COUNT))

@@ -139,7 +139,7 @@ def test_runs_are_found_by_patterns_folders_and_names_once(runs_folder):
     [
         ("config.json", "{", "config.json"),
         ("config.json", '{"seed": -1}', "seed"),
-        ("metrics.jsonl", '{"epoch": 1}\n', "line 1 is not epoch 1"),
+        ("metrics.jsonl", '{"epoch": 1}\n', "line 1 is not an epoch"),
         ("metrics.jsonl", "[]\n", "line 1"),
         ("metrics.jsonl", "nonsense\n", "metrics.jsonl"),
         ("report.json", "[]", "report.json is not a report"),

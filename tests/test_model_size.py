@@ -31,6 +31,16 @@ def test_resnet18_as_published():
     assert model_size.parameters(model, 224) == 11_689_512
 
 
+def test_airbench94_by_hand():
+    # Places, window, channels in and out; the second convolution of a group is behind its pooling.
+    whitening = 31 * 31 * (2 * 2 * 3 * 24)
+    first = 31 * 31 * (9 * 24 * 64) + 15 * 15 * (9 * 64 * 64)
+    second = 15 * 15 * (9 * 64 * 256) + 7 * 7 * (9 * 256 * 256)
+    third = 7 * 7 * (9 * 256 * 256) + 3 * 3 * (9 * 256 * 256)
+    found = model_size.multiply_adds(models.create_model("airbench94", 10), 32)
+    assert found == whitening + first + second + third + 256 * 10
+
+
 class Depthwise(nn.Module):
     @nn.compact
     def __call__(self, images):

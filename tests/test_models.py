@@ -16,7 +16,17 @@ from cifar_jax.errors import UserError
 from cifar_jax.models import HEAD, MODELS, OPTIONS, create_model, mobilenet_v2, model_options
 
 # One of each family; the others differ in depth alone.
-FAMILIES = ["linear", "mlp", "lenet", "cnn", "resnet8_v1", "resnet8_v2", "resnet18", "mobilenet_v2"]
+FAMILIES = [
+    "linear",
+    "mlp",
+    "lenet",
+    "cnn",
+    "resnet8_v1",
+    "resnet8_v2",
+    "resnet18",
+    "mobilenet_v2",
+    "airbench94",
+]
 
 # Compiling is what takes the time in these tests, running is nothing.
 fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -69,6 +79,8 @@ def initialised(model, side, *names):
         ("resnet34", {"stem": "imagenet"}, 1000, 21_797_672),
         ("mobilenet_v2", {}, 1000, 3_504_872),
         ("mobilenet_v2", {}, 10, 2_236_682),
+        # As airbench94_muon.py has them, whose whitening kernel of 288 is not trained.
+        ("airbench94", {}, 10, 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256**2) + 1152 + 2560),
     ],
 )
 def test_has_the_published_number_of_parameters(name, options, classes, expected):
@@ -119,6 +131,7 @@ def test_every_network_takes_the_options_that_it_names_and_no_others():
         "stem": "cifar",
         "downsample": "stride",
         "remat": True,
+        "whitening": True,
     }
     assert set(values) == set(OPTIONS)
     for name in MODELS:

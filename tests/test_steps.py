@@ -1,13 +1,15 @@
 """The training step against NumPy in float64, and what has to hold of every step and evaluation."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from cifar_jax import augment, evaluate, optimizer, parallel, state, steps
 from cifar_jax import config as config_lib
-from cifar_jax import evaluate, optimizer, parallel, state, steps
 from cifar_jax.models import create_model
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -142,6 +144,58 @@ def test_where_a_run_is_cut_into_dispatches_changes_no_bit(config):
     for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(jax.device_get(start)), strict=True):
         assert a.dtype == b.dtype
         assert a.dtype == np.int32 or not np.array_equal(a, b)
+
+
+def test_a_dispatch_that_goes_over_the_ends_of_epochs_changes_no_bit(config):
+    everything_random(config)
+    config.augment.alternating_flip = True
+    config.augment.padding_mode = "reflect"
+    config.augment.brightness, config.augment.contrast = 0.1, 0.2
+    task = make_task(config, 43)  # Five batches an epoch, and three images left over.
+    start, data = make_state(task), random_data(43)
+    train_steps = steps.train_steps(task)
+    ends = [run(train_steps, start, data, *counts) for counts in ((5, 5, 3), (0, 13), (4, 0, 7, 2))]
+    assert [int(end.step) for end in ends] == [13] * 3
+    for end in ends[1:]:
+        for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(end), strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_a_flip_alternates_over_the_epochs_of_a_run(config):
+    config.augment.flip = config.augment.alternating_flip = True
+    images, _ = random_data(16)
+    data, places = (images, np.arange(16, dtype=np.int32)), np.arange(8)
+    task = make_task(config, 16, 16)
+    plain = np.asarray(augment.normalize(images, MEAN, STD))
+    mirrored = {}
+    for step in range(6):
+        order = steps.epoch_order(config.seed, step // 2, 16)
+        pixels, labels, _ = jax.device_get(steps.training_batch(task, data, order, step, places))
+        for pixel, label in zip(pixels, labels, strict=True):
+            is_mirrored = not np.array_equal(pixel, plain[label])
+            np.testing.assert_array_equal(pixel[:, ::-1] if is_mirrored else pixel, plain[label])
+            mirrored.setdefault(int(label), []).append(is_mirrored)
+    assert len(mirrored) == 16
+    assert {tuple(seen) for seen in mirrored.values()} == {
+        (True, False, True),
+        (False, True, False),
+    }
+
+
+def test_the_seed_may_be_an_argument_of_the_compiled_steps(config):
+    everything_random(config)
+    config.seed = 7
+    task = make_task(config, 16)
+    start, data = make_state(task), random_data(16)
+    expected = run(steps.train_steps(task), start, data, 3)
+
+    def with_seed(state, data_and_seed, count):
+        data, seed = data_and_seed
+        return steps.take_steps(dataclasses.replace(task, seed=seed), state, data, count), ()
+
+    found = run(parallel.map_train(with_seed), start, (data, np.uint32(7)), 3)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_the_first_step_of_a_loss_that_is_not_finite_is_kept(config):

@@ -45,6 +45,11 @@ def flat(tree, prefix=()) -> dict[tuple, np.ndarray]:
     return result
 
 
+def frozen_kernel(conv):
+    conv.weight.requires_grad_(False)
+    return conv
+
+
 class Linear(nn.Module):
     def __init__(self, inputs, classes):
         super().__init__()
@@ -157,14 +162,20 @@ class PreActivationBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, classes, blocks, planes, pre_activation=False, imagenet_stem=False):
+    def __init__(
+        self, classes, blocks, planes, pre_activation=False, imagenet_stem=False, whitening=False
+    ):
         super().__init__()
         self.pre_activation = pre_activation
+        self.whitens = whitening
+        if whitening:
+            self.whitening = frozen_kernel(nn.Conv2d(3, 24, 2))
         if imagenet_stem:
             self.stem_conv = nn.Conv2d(3, planes, 7, 2, padding=3, bias=False)
             self.stem_pool = nn.MaxPool2d(3, 2, padding=1)
         else:
-            self.stem_conv = nn.Conv2d(3, planes, 3, padding=1, bias=False)
+            inputs = 24 if whitening else 3
+            self.stem_conv = nn.Conv2d(inputs, planes, 3, padding=1, bias=False)
             self.stem_pool = nn.Identity()
         if not pre_activation:
             self.stem_bn = nn.BatchNorm2d(planes)
@@ -184,6 +195,8 @@ class ResNet(nn.Module):
         self.head = nn.Linear(inplanes, classes)
 
     def forward(self, x):
+        if self.whitens:
+            x = F.relu(self.whitening(x))
         x = self.stem_conv(x)
         if not self.pre_activation:
             x = F.relu(self.stem_bn(x))
@@ -194,6 +207,38 @@ class ResNet(nn.Module):
             x = F.relu(self.final_bn(x))
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
         return self.head(x)
+
+
+class Airbench(nn.Module):
+    """As in airbench94_muon.py, with the head's scale in its weights."""
+
+    def __init__(self, classes, channels, activation="gelu"):
+        super().__init__()
+        self.whitening = frozen_kernel(nn.Conv2d(3, 24, 2))
+        self.group_names = []
+        inputs = 24
+        for group, outputs in enumerate(channels, 1):
+            for i in (1, 2):
+                conv = nn.Conv2d(inputs, outputs, 3, padding="same", bias=False)
+                self.add_module(f"group{group}_conv{i}", conv)
+                norm = nn.BatchNorm2d(outputs, eps=1e-12, momentum=0.4)
+                del norm.weight
+                norm.register_buffer("weight", torch.ones(outputs), persistent=False)
+                self.add_module(f"group{group}_bn{i}", norm)
+                inputs = outputs
+            self.group_names.append(f"group{group}")
+        self.activation = ACTIVATIONS[activation]()
+        self.head = nn.Linear(inputs, classes, bias=False)
+
+    def forward(self, x):
+        x = self.activation(self.whitening(x))
+        for name in self.group_names:
+            conv1, conv2, bn1, bn2 = (
+                self.get_submodule(f"{name}_{layer}") for layer in ("conv1", "conv2", "bn1", "bn2")
+            )
+            x = self.activation(bn1(F.max_pool2d(conv1(x), 2)))
+            x = self.activation(bn2(conv2(x)))
+        return self.head(F.adaptive_max_pool2d(x, 1).flatten(1))
 
 
 def make_divisible(value, divisor=8):

@@ -4,8 +4,9 @@ Every network maps float images [batch, height, width, 3], normalised, to float3
 [batch, num_classes]: `model.apply(variables, images, train=False)`. Variables are `params` and,
 where there is batch norm, `batch_stats`; all are float32. Training needs `rngs={"dropout": key}`, the
 same key on every device, and `mutable=["batch_stats"]`, without which batch norm normalises as in
-evaluation. The last dense layer, the only one whose shape depends on the number of classes, is
-called `HEAD` in each.
+evaluation. A network that whitens (`layers.Whitening`) names that layer `WHITENING`; its kernel is
+computed from data (`cifar_jax/whitening.py`). The last dense layer, the only one whose shape depends
+on the number of classes, is called `HEAD` in each.
 """
 
 import dataclasses
@@ -19,9 +20,10 @@ import numpy as np
 
 from cifar_jax import layers
 from cifar_jax.errors import UserError
-from cifar_jax.models import cnn, linear, mlp, mobilenet_v2, resnet
+from cifar_jax.models import airbench, cnn, linear, mlp, mobilenet_v2, resnet
 
 HEAD = "head"
+WHITENING = "whitening"
 
 # Name -> a module class, or a partial of one that leaves only the options of `OPTIONS` open.
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -37,6 +39,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "mobilenet_v2": mobilenet_v2.MobileNetV2,
+    "airbench94": airbench.Airbench,
 }
 
 # Every option that any network has; what each takes is in the docstring of its class.
@@ -49,6 +52,7 @@ OPTIONS = (
     "stem",
     "downsample",
     "remat",
+    "whitening",
 )
 
 # float64 is for tests, and needs jax_enable_x64.
@@ -169,7 +173,7 @@ def _wrong_value(key: str, value) -> str:
         return f"model.dropout is a probability of at least 0 and below 1, not {value}"
     elif key == "width" and not 0.0 < value <= WIDEST:
         return f"model.width must be a number above 0 and up to {WIDEST}, not {value}"
-    elif key in ("batch_norm", "remat") and not isinstance(value, bool):
+    elif key in ("batch_norm", "remat", "whitening") and not isinstance(value, bool):
         return f"model.{key} must be True or False, not {value}"
     return ""
 

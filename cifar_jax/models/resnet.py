@@ -71,7 +71,8 @@ class ResNet(nn.Module):
     Stem, stages of blocks (each stage after the first has twice the channels and starts with
     stride 2), global average pooling, dense layer. `stem` is "cifar" (3x3, stride 1) or
     "imagenet" (7x7, stride 2, then 3x3 max pooling with stride 2). `width` multiplies `channels`,
-    those of the first stage. `remat` computes the inside of each block again in the backward pass
+    those of the first stage. `whitening` puts a frozen 2x2 convolution with ReLU before the stem
+    (`layers.Whitening`). `remat` computes the inside of each block again in the backward pass
     instead of keeping it. Convolutions have no bias and are He-normal (fan out), the dense layer
     is U(-1/sqrt(fan_in), 1/sqrt(fan_in)), batch norms start at scale 1 and bias 0.
     """
@@ -83,6 +84,7 @@ class ResNet(nn.Module):
     stem: str = "cifar"
     width: float = 1.0
     remat: bool = False
+    whitening: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     sync_batch_norm: bool = True
@@ -101,10 +103,13 @@ class ResNet(nn.Module):
         block = layers.remat(block) if self.remat else block
         channels = max(1, round(self.channels * self.width))
 
+        x = images
+        if self.whitening:
+            x = layers.relu(layers.Whitening(dtype=self.dtype, name="whitening")(x))
         if self.stem == "imagenet":
-            x = conv(channels, (7, 7), strides=2, padding=3, name="stem_conv")(images)
+            x = conv(channels, (7, 7), strides=2, padding=3, name="stem_conv")(x)
         else:
-            x = conv(channels, (3, 3), padding=1, name="stem_conv")(images)
+            x = conv(channels, (3, 3), padding=1, name="stem_conv")(x)
         # Version 2 opens each block with batch norm and ReLU, so its stem needs none.
         if self.version == 1:
             x = norm(name="stem_bn", activation="relu")(x, train)
