@@ -1,0 +1,53 @@
+"""CIFAR-10 to about 94 % in eight epochs: the speedrun of airbench94_muon, in one compiled program.
+
+  python main.py --config=configs/speedrun94.py
+  python main.py --config=configs/speedrun94.py --config.model.dtype=float32 \
+      --config.steps_per_dispatch=0                             # on a CPU: the same bits, with progress
+
+A whitened first layer, Muon for the convolutions and Nesterov SGD for the rest, flips that alternate
+between epochs, pictures reflected at the edge, label smoothing 0.2, 200 steps of 2,000 images. All steps are
+one dispatch; what follows is one evaluation, with mirrored and shifted views beside the plain one.
+`python -m benchmarks.speedrun` trains many seeds and times them.
+
+Learning rates, momenta, decay and augmentation are those of airbench94_muon.py by Keller Jordan
+(https://github.com/KellerJordan/cifar10-airbench), for which he publishes 94.01 % with these views, mean of
+200 runs. Different here: brightness and contrast jitter; biases of the whitening layer are trained to the
+end with the others, there for three epochs; the batch's order is that of this project.
+
+Not yet measured here in full. With 10,000 images, batch 500 and 2 epochs (a JPEG copy of CIFAR-10, two CPU
+cores, float32, seed 0): 73.2 % after the last, 40 steps.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.num_epochs = 8
+    config.batch_size = 2000
+    config.augment.crop_padding = 2
+    config.augment.padding_mode = "reflect"
+    config.augment.alternating_flip = True
+    config.augment.brightness = 0.1
+    config.augment.contrast = 0.1
+    config.model.name = "airbench94"
+    config.model.dtype = "bfloat16"
+    config.label_smoothing = 0.2
+    config.optimizer.name = "muon"
+    config.optimizer.muon_momentum = 0.6
+    config.optimizer.newton_schulz_steps = 3
+    config.optimizer.momentum = 0.85
+    # The original's rates are for sums over the batch, of which these take means, and for a head whose
+    # weights are 256 times these: 0.053 * 2000 = 106 and 0.67 * 2000 / 256**2 = 0.0204, of 0.24.
+    config.optimizer.bias_lr_factor = 442.0
+    config.optimizer.head_lr_factor = 0.0852
+    # 2e-6 * 2000 a step at the highest rate, 0.24.
+    config.optimizer.weight_decay = 1 / 60
+    config.lr_schedule.name = "linear"
+    config.lr_schedule.learning_rate = 0.24
+    config.eval_every_epochs = 0
+    config.eval_batch_size = 2000
+    config.test_time_augmentation = "mirror_and_shift"
+    # More than there are: one dispatch.
+    config.steps_per_dispatch = 1000
+    return config
