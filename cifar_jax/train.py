@@ -41,8 +41,8 @@ PLOT_SECONDS = 30.0
 class Pace:
     """How long steps take: how many to dispatch at once, and images per second.
 
-    The first dispatch does not count: other things are begun beside it. `dispatches` is how many have
-    ended.
+    The first dispatch counts only where there is no other: other things are begun beside it.
+    `dispatches` is how many have ended.
     """
 
     def __init__(self, steps_per_dispatch: int, batch_size: int):
@@ -58,6 +58,7 @@ class Pace:
         """Images per second are those from now on."""
         self._steps = 0
         self._seconds = 0.0
+        self._first = (0, 0.0)
 
     def next_count(self) -> int:
         """Steps that take about a second, found by growing fourfold from one."""
@@ -70,9 +71,11 @@ class Pace:
     def ended(self, count: int, start: float) -> None:
         """A dispatch of `count` steps, made at the time `start`, has just ended."""
         end = time.perf_counter()
+        seconds = end - max(start, self._last_end)
         self.dispatches += 1
-        if self._last_end:
-            seconds = end - max(start, self._last_end)
+        if not self._last_end:
+            self._first = (count, seconds)
+        else:
             self._steps += count
             self._seconds += seconds
             self._step_seconds = max(seconds / count, 1e-9)
@@ -84,7 +87,8 @@ class Pace:
         self._last_end = 0.0
 
     def images_per_second(self) -> float:
-        return self._steps * self._batch_size / self._seconds if self._seconds else 0.0
+        steps, seconds = (self._steps, self._seconds) if self._steps else self._first
+        return steps * self._batch_size / max(seconds, 1e-9)
 
 
 def train(config: ConfigDict, workdir: str) -> int:
@@ -217,7 +221,6 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, 
                     if stop_signal(interrupted):
                         return leave(run, checkpoints, interrupted)
 
-        trained = time.perf_counter() - start
         results = {
             name: evaluate.evaluate(
                 eval_sums, inference_variables(state), split, run.dataset.class_names
@@ -227,8 +230,7 @@ def fit(run: Run, state, progress: dict, checkpoints: Checkpoints, interrupted, 
         host_state = parallel.unreplicate(state)
         check_finite(run, host_state.metrics, host_state.params, results)
         seconds = time.perf_counter() - start
-        speed = pace.images_per_second() or (end - begin) * config.batch_size / trained
-        history.append(epoch_entry(run, host_state, results, seconds, speed))
+        history.append(epoch_entry(run, host_state, results, seconds, pace.images_per_second()))
         progress["seconds"] = 0.0
         checkpoints.save(host_state, progress, best_epoch(history)["step"])
         last_save = time.perf_counter()

@@ -68,6 +68,17 @@ def test_the_docstring_gives_the_command(path):
     assert f"--config={path.relative_to(ROOT)}" in docstring
 
 
+def stepped(step, state, devices):
+    """The states that a step gives on so many devices, each by itself.
+
+    What pmap does; compiled with little effort, since it runs once.
+    """
+    states = jax.tree.map(lambda x: jnp.stack([x] * devices), state)
+    mapped = jax.jit(jax.vmap(step, axis_name=parallel.AXIS))
+    options = {"xla_backend_optimization_level": 0}
+    return mapped.lower(states).compile(compiler_options=options)(states)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_small_step_of_the_recipe_changes_every_parameter(path):
     config = load(path)
@@ -81,12 +92,37 @@ def test_a_small_step_of_the_recipe_changes_every_parameter(path):
         order = steps.epoch_order(config.seed, 0, len(data[0]))
         return steps.train_step(run.task, state, data, order)
 
-    # What pmap does on one device; compiled with little effort, since it runs once.
-    states = jax.tree.map(lambda x: x[None], state)
-    mapped = jax.jit(jax.vmap(step, axis_name=parallel.AXIS))
-    options = {"xla_backend_optimization_level": 0}
-    after = mapped.lower(states).compile(compiler_options=options)(states)
+    after = stepped(step, state, 1)
     assert int(after.metrics.failed_step[0]) == -1
     assert np.isfinite(float(after.metrics.loss[0]))
     for old, new in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
         assert np.abs(np.asarray(new)[0] - old).max() > 0
+
+
+def test_two_devices_take_the_step_of_the_speedrun_that_one_takes(monkeypatch):
+    config = small(load(ROOT / "configs" / "speedrun94.py"))
+    config.model.dtype = "float32"
+    run = create_run(config, "", random_dataset(config))
+    first = first_state(run)
+    data = jax.tree.map(jnp.asarray, (run.dataset.train.images, run.dataset.train.labels))
+
+    def step(state):
+        order = steps.epoch_order(config.seed, 0, len(data[0]))
+        return steps.train_step(run.task, state, data, order)
+
+    results = {}
+    for devices in (1, 2):
+        monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
+        results[devices] = jax.device_get(stepped(step, first, devices))
+    one, two = results[1], results[2]
+    # Nothing trains the kernel that whitens.
+    for after in (one, two):
+        kernel = after.batch_stats["whitening"]["kernel"][0]
+        np.testing.assert_array_equal(kernel, first.batch_stats["whitening"]["kernel"])
+    assert float(one.metrics.loss[0]) == pytest.approx(float(two.metrics.loss[0]), rel=1e-5)
+    leaves = [jax.tree_util.tree_leaves_with_path(x) for x in (one, two)]
+    for (path, alone), (_, shared) in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(shared[0], shared[1])
+        # Muon brings the small parts of a gradient, rounding and all, to the size of the large ones.
+        scale = np.abs(alone).max()
+        assert np.abs(shared[0] - alone[0]).max() <= 1e-3 * scale, path
