@@ -4,6 +4,7 @@ Imports neither JAX nor PyTorch, so that each worker's memory is that of its own
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,8 @@ import numpy as np
 CLASSES = 10
 # CIFAR-10's, for the images that are made up.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+# Before every answer of a worker that is asked several times.
+ANSWER = "answer: "
 # About so long one measured stretch of steps takes.
 STRETCH_SECONDS = 1.0
 
@@ -92,6 +95,12 @@ def run_worker(tasks) -> None:
     job = Job.from_json(sys.argv[1])
     functions = {function.__name__: function for function in tasks}
     print("\n" + json.dumps(functions[job.task](job)), flush=True)
+
+
+def serve(facts: dict, run) -> None:
+    """Says that all is ready, then answers every number on standard input by `run(number)`, as JSON."""
+    for answer in itertools.chain([facts], map(run, map(int, sys.stdin))):
+        print(ANSWER + json.dumps(answer), flush=True)
 
 
 def measure(take, seconds: float, steps: int = 0) -> dict:

@@ -1,11 +1,11 @@
-"""The comparison with PyTorch notices when the two sides do not train alike."""
+"""The comparison with PyTorch notices when the two sides do not train alike; the speedrun counts right."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from benchmarks import against_pytorch, common, driver
+from benchmarks import against_pytorch, common, driver, speedrun
 
 LOSSES = np.array([2.3, 2.2, 2.1, 2.0])
 
@@ -74,3 +74,73 @@ def test_pytorch_reproduces_the_losses_of_the_recipe_and_of_no_other(tmp_path):
     other = dataclasses.replace(job, config=job.config | {"optimizer": optimizer})
     # The first loss comes before the first step.
     assert "at step 2" in compare(other)
+
+
+# What is used of airbench94_muon.py, for machines without a GPU; it knows the right answers by the images.
+RIVAL = """
+import sys
+import torch
+
+with open(sys.argv[0]) as file:
+    code = file.read()
+
+
+class CifarNet:
+    def cuda(self):
+        return self
+
+    def to(self, memory_format):
+        return self
+
+    def compile(self, mode):
+        print("compiling", mode)
+
+
+def print_training_details(variables, is_final_entry):
+    raise AssertionError("printed")
+
+
+def main(run, model):
+    data = torch.load("cifar10/test.pt")
+    assert data["images"].shape == (20, 32, 32, 3) and data["images"].dtype == torch.uint8
+    assert len(torch.load("cifar10/train.pt")["labels"]) == 100
+    time_seconds, val_acc, tta_val_acc = 2.0, 0.25, 0.5 if run == "warmup" else run / 10
+    print("run", run)
+    print_training_details(locals(), is_final_entry=True)
+    return tta_val_acc
+
+
+if __name__ == "__main__":
+    raise AssertionError("run as a script")
+"""
+
+
+def test_the_speedrun_trains_in_turn_with_its_rival(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("torch")
+    (tmp_path / "rival.py").write_text(RIVAL)
+    # What is compiled need not be fast.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    sizes = ["--images=100", "--batch_size=50", "--epochs=1", "--width=0.0625"]
+    args = [*sizes, "--data=synthetic", "--runs=2", f"--rival={tmp_path / 'rival.py'}"]
+    assert driver.run_command(speedrun.compare, speedrun.arguments(args)) == 0
+    out, err = capfd.readouterr()
+    # In turn.
+    lines = [line for line in err.splitlines() if line.startswith(("ours ", "rival "))]
+    assert [line.split(":")[0] for line in lines] == ["ours 0", "rival 0", "ours 1", "rival 1"]
+    rows = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
+    _, _, ours, rival = rows
+    assert (ours[:2], rival[:2]) == (["ours", "2"], ["rival", "2"])
+    # 0 and 1 in 10: mean 5 %, deviation sqrt(0.005), and 12.706 of its standard errors either side.
+    assert rival[3] == "5.000 % (deviation 7.071; -58.531 to 68.531)"
+    assert rival[2].startswith("25.000 % (deviation 0.000")
+    assert rival[4:7] == ["-", "-", "2.00 (2.00 to 2.00)"]
+    train, whitened, evaluated = (float(cell.split()[0]) for cell in ours[4:7])
+    assert 0 < train < whitened < evaluated < float(ours[7])
+    assert "run by run" in out
+
+
+def test_a_worker_of_the_speedrun_that_fails_ends_it_in_one_line(monkeypatch, capfd):
+    monkeypatch.setattr(driver, "ROOT", "/")  # where there are no workers
+    args = ["--images=100", "--batch_size=50", "--data=synthetic", "--runs=1"]
+    assert driver.run_command(speedrun.compare, speedrun.arguments(args)) == 1
+    assert "error: the worker of ours failed, see above" in capfd.readouterr().err

@@ -1,0 +1,90 @@
+"""The worker of our side of the speedrun: a run for each seed on standard input."""
+
+import dataclasses
+import json
+import sys
+import time
+
+import jax
+import numpy as np
+
+from benchmarks import common, ours
+from cifar_jax import augment, evaluate, parallel, run, steps
+from cifar_jax import config as config_lib
+from cifar_jax.datasets import Dataset, Split, aligned
+from cifar_jax.state import inference_variables
+from configs import default
+
+
+class Session:
+    """The recipe of a job, compiled once for all seeds, on images that lie on the device."""
+
+    def __init__(self, job: common.Job):
+        config = config_lib.from_json(json.dumps(job.config), default.get_config())
+        config_lib.validate(config, default.get_config())
+        parallel.check_batch_size(config.batch_size)
+        train, test = (
+            Split(*map(aligned, common.load_images(folder))) for folder in (job.data, job.test_data)
+        )
+        names = tuple(str(i) for i in range(common.CLASSES))
+        dataset = Dataset("benchmark", train, test, None, names, job.mean, job.std)
+        task_run = run.create_run(config, "", dataset)
+        task = task_run.task
+        self._names = names
+        self._count = np.int32(config.num_epochs * task_run.steps_per_epoch)
+        self._images = parallel.place(run.whitening_images(task_run))
+        self._train_data = parallel.place((train.images, train.labels))
+        self._test_data = parallel.place((test.images, test.labels))
+
+        # The seed is an argument: one program for all runs.
+        def first_state(_, seed_and_images):
+            return run.fresh_state(task_run, *seed_and_images)
+
+        def take_steps(state, data_and_seed, count):
+            data, seed = data_and_seed
+            state = steps.take_steps(dataclasses.replace(task, seed=seed), state, data, count)
+            return state, state.metrics
+
+        self._first_state = parallel.map_eval(first_state)
+        self._train_steps = parallel.map_train(take_steps)
+        views = config.test_time_augmentation
+        if not augment.VIEWS[views]:
+            raise ValueError("test_time_augmentation is none")
+        self._plain, self._augmented = steps.eval_sums(task), steps.eval_sums(task, views)
+        self.run(0, np.int32(0))  # compiles
+
+    def run(self, seed: int, count=None) -> dict:
+        """Trains a run and evaluates it: accuracies, and seconds of what there is to time."""
+        seed = np.uint32(seed)
+        ends = [time.perf_counter()]
+
+        def ended(value):
+            jax.block_until_ready(value)
+            ends.append(time.perf_counter())
+            return value
+
+        state = ended(self._first_state(parallel.replicate(np.float32(0)), (seed, self._images)))
+        count = self._count if count is None else count
+        state, metrics = ended(self._train_steps(state, (self._train_data, seed), count))
+        variables = inference_variables(state)
+        augmented = ended(self._evaluate(self._augmented, variables))
+        first, train, evaluation = np.diff(ends)
+        plain = self._evaluate(self._plain, variables)
+        failed = int(parallel.unreplicate(metrics).failed_step)
+        if failed >= 0:
+            raise FloatingPointError(f"the loss is not finite at step {failed}")
+        return {
+            "accuracy": plain.accuracy,
+            "augmented_accuracy": augmented.accuracy,
+            "train": train,
+            "with_whitening": first + train,
+            "with_evaluation": first + train + evaluation,
+        }
+
+    def _evaluate(self, eval_sums, variables) -> evaluate.Result:
+        return evaluate.evaluate(eval_sums, variables, self._test_data, self._names)
+
+
+if __name__ == "__main__":
+    session = Session(common.Job.from_json(sys.argv[1]))
+    common.serve(ours.facts(), session.run)
