@@ -1,7 +1,8 @@
 """Augmentation on the device, inside the step: pure functions of keys and a batch of images.
 
 Each example has a key of its own, made from the seed, the step and the example's place in the global
-batch, so any number of devices draws the same. Geometry works on uint8 pixels, before normalisation.
+batch (of flips that alternate: the seed and its place in the training set), so any number of devices
+draws the same. Geometry works on uint8 pixels, before normalisation.
 """
 
 import jax
