@@ -12,7 +12,6 @@ from cifar_jax import (
     arguments,
     datasets,
     determinism,
-    eval_page,
     evaluate,
     export,
     files,
@@ -31,6 +30,7 @@ from cifar_jax import (
 from cifar_jax import config as config_lib
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
+from cifar_jax.pages import evaluation as evaluation_page
 from cifar_jax.run import say
 from cifar_jax.weights import Weights
 from configs import default
@@ -136,7 +136,7 @@ def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str
     title = f"{found.model['name']} on {dataset.name} test"
     subtitle = f"weights: {files.shown(which)}, {_chosen(found)}"
     images, labels = dataset.test.images, dataset.test.labels
-    page = eval_page.write(folder, result, images, labels, title, subtitle)
+    page = evaluation_page.write(folder, result, images, labels, title, subtitle)
     if which not in ("best", "latest"):
         which = os.path.splitext(os.path.basename(which))[0]
     picture = os.path.join(workdir or folder, files_of.confusion_plot(which))

@@ -6,9 +6,10 @@ import sys
 
 import jax
 
-from cifar_jax import arguments, compare, compare_page, compare_table, sweep
+from cifar_jax import arguments, compare, compare_table, sweep
 from cifar_jax import workdir as files_of
 from cifar_jax.errors import UserError
+from cifar_jax.pages import comparison as comparison_page
 
 
 def run_compare(args) -> int:
@@ -24,7 +25,7 @@ def _compare(workdirs: list[str], target: float | None) -> int:
     # There is nothing to compute: a GPU is left to those who train on it.
     jax.config.update("jax_platforms", "cpu")
     comparison = compare.compare(workdirs, target)
-    written = compare_page.write(comparison)
+    written = comparison_page.write(comparison)
     print(f"{compare_table.headline(comparison)}:\n")
     print(compare_table.to_text(comparison))
     print("\nwritten:", *(f"  {path}" for path in written), sep="\n")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-import cifar_jax
-from cifar_jax import export, inference, predict, stablehlo, weights
+from cifar_jax import export, inference, predict, weights
 from cifar_jax.errors import UserError
+from cifar_jax.export import stablehlo
 from cifar_jax.models import MODELS, create_model
 from cifar_jax.state import init_variables
 from configs import default
@@ -206,7 +206,7 @@ def test_an_onnx_file_says_what_goes_in_and_out_and_what_the_classes_are_called(
 
 
 def test_an_operation_that_networks_do_not_make_is_refused():
-    onnx_graph = pytest.importorskip("cifar_jax.onnx_graph")
+    onnx_graph = pytest.importorskip("cifar_jax.export.onnx_graph")
     images = jax.ShapeDtypeStruct((2, 3), np.float32)
     for function in (jnp.sort, lambda x: jnp.broadcast_to(x[:, :, None], (2, 3, 4))):
         with pytest.raises(NotImplementedError):
@@ -222,8 +222,8 @@ def test_equal_weights_give_equal_files():
 
 def test_without_the_package_onnx_is_told_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.delitem(sys.modules, "cifar_jax.onnx_graph", raising=False)
-    monkeypatch.delattr(cifar_jax, "onnx_graph", raising=False)
+    monkeypatch.delitem(sys.modules, "cifar_jax.export.onnx_graph", raising=False)
+    monkeypatch.delattr(export, "onnx_graph", raising=False)
     with pytest.raises(UserError, match="pip install onnx"):
         export.to_onnx(random_weights(*NETWORKS["linear"]))
 

@@ -14,8 +14,9 @@ import jax
 import jax.export
 import numpy as np
 
-from cifar_jax import cpu_kernels, files, predict, stablehlo, weights
+from cifar_jax import cpu_kernels, files, predict, weights
 from cifar_jax.errors import UserError
+from cifar_jax.export import stablehlo
 from cifar_jax.weights import Weights
 
 # What --format takes, and how the names of such files end.
@@ -64,7 +65,7 @@ def write(path: str | os.PathLike, format_: str, found: Weights) -> None:
 def to_onnx(found: Weights) -> bytes:
     """An ONNX model; its metadata hold class_names, a JSON list, and those of a weights file."""
     try:
-        from cifar_jax import onnx_graph
+        from cifar_jax.export import onnx_graph
     except ImportError as error:
         raise UserError(
             "--format=onnx needs the package onnx: pip install onnx (the other formats do not)"

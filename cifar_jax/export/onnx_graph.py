@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from cifar_jax.stablehlo import BODIES
+from cifar_jax.export.stablehlo import BODIES
 
 # Of December 2022, with the format that was current then: ONNX Runtime 1.14 reads them.
 OPSET = 18

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax import eval_page
 from cifar_jax.calibration import BINS, calibrate
 from cifar_jax.evaluate import Result
+from cifar_jax.pages import evaluation
 from tests import browser
 
 HOSTILE = "<img src=x onerror=alert(1)> \"&' </script><!--<script> $$css"
@@ -74,7 +74,7 @@ def pages(tmp_path_factory, result):
         "hundred": (hundred, coloured(500, 8), hundred_labels, "net on a hundred", subtitle),
         "flawless": (flawless, coloured(2, 100), np.array([0, 1]), "net", subtitle),
     }
-    paths = [Path(eval_page.write(str(folder / name), *args)) for name, args in arguments.items()]
+    paths = [Path(evaluation.write(str(folder / name), *args)) for name, args in arguments.items()]
     with browser.opened(*paths) as opened:
         yield dict(zip(arguments, opened, strict=True))
 
@@ -296,7 +296,7 @@ def test_nothing_is_wider_than_the_window_and_nothing_overlaps(pages, name, widt
 @pytest.mark.parametrize("size", [8, 28, 32, 50, 100])
 def test_pictures_lie_side_by_side_on_one_sheet(size):
     places = [3, 200, 7, 90, 41]
-    uri, columns, pitch = eval_page.picture_sheet(coloured(201, size), places)
+    uri, columns, pitch = evaluation.picture_sheet(coloured(201, size), places)
     kind, text = re.fullmatch(r"data:image/(\w+);base64,(.+)", uri).groups()
     assert kind == ("png" if size <= 32 else "jpeg")
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(int)
@@ -310,10 +310,10 @@ def test_pictures_lie_side_by_side_on_one_sheet(size):
 
 
 def test_only_so_many_pictures_are_kept_the_surest_of_each_cell_first(monkeypatch):
-    monkeypatch.setattr(eval_page, "MOST_PICTURES", 40)
+    monkeypatch.setattr(evaluation, "MOST_PICTURES", 40)
     predicted, confidence = PROBABILITIES.argmax(axis=1), PROBABILITIES.max(axis=1)
     cells = [(i, j) for i in range(3) for j in range(4)]
-    kept, mistakes = eval_page.choose_pictures(LABELS, predicted, confidence, cells)
+    kept, mistakes = evaluation.choose_pictures(LABELS, predicted, confidence, cells)
     shown = {place for places in kept.values() for place in places}
     assert set(mistakes) <= shown
     assert len(shown) == 40

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifar_jax import page, reports
+from cifar_jax import pages, reports
 from cifar_jax.calibration import BINS, Calibration
 from cifar_jax.evaluate import Result
 from cifar_jax.workdir import make_folder
@@ -88,7 +88,7 @@ def to_html(result: Result, images, labels, title: str, subtitle: str) -> str:
             [int(labels[place]), int(predicted[place]), place_on_sheet[place]] for place in mistakes
         ],
     }
-    return page.fill(
+    return pages.fill(
         _TEMPLATE,
         title=escape(title),
         subtitle=escape(subtitle),
@@ -108,7 +108,7 @@ def to_html(result: Result, images, labels, title: str, subtitle: str) -> str:
         calibration_words=escape(_calibration_words(result)).replace(" %", "&nbsp;%"),
         diagram=_reliability_diagram(result.calibration),
         bins=_bins_table(result.calibration),
-        data=page.json_text(data),
+        data=pages.json_text(data),
     )
 
 
@@ -263,10 +263,10 @@ def _matrix(confusion: np.ndarray, names: Sequence[str]) -> str:
 def _frequent_table(confusion, names, frequent) -> str:
     heads = "".join(
         (
-            page.sort_head("true class", words=True),
-            page.sort_head("predicted class", words=True),
-            page.sort_head("images", first="descending", is_sorted=True),
-            page.sort_head("of the true class", first="descending"),
+            pages.sort_head("true class", words=True),
+            pages.sort_head("predicted class", words=True),
+            pages.sort_head("images", first="descending", is_sorted=True),
+            pages.sort_head("of the true class", first="descending"),
         )
     )
     sizes = confusion.sum(axis=1)
@@ -298,10 +298,10 @@ def _mistakes_note(result: Result, shown: int) -> str:
 def _classes_table(result: Result, clickable: set) -> str:
     heads = "".join(
         (
-            page.sort_head("class", words=True),
-            page.sort_head("images", first="descending"),
-            page.sort_head("accuracy", is_sorted=True),
-            page.sort_head("most often taken for", words=True),
+            pages.sort_head("class", words=True),
+            pages.sort_head("images", first="descending"),
+            pages.sort_head("accuracy", is_sorted=True),
+            pages.sort_head("most often taken for", words=True),
         )
     )
     accuracies = list(result.accuracy_per_class.items())
@@ -376,12 +376,12 @@ def _reliability_diagram(calibration: Calibration) -> str:
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(share)}" y2="{y(share)}"/>'
         )
-        parts.append(page.svg_text(_LEFT - 8, y(share) + 4.5, text, "end"))
+        parts.append(pages.svg_text(_LEFT - 8, y(share) + 4.5, text, "end"))
         parts.append(
             f'<line class="grid" x1="{x(share)}" x2="{x(share)}" y1="{_COUNTS_BOTTOM}" '
             f'y2="{_COUNTS_BOTTOM + 5}"/>'
         )
-        parts.append(page.svg_text(x(share), _COUNTS_BOTTOM + 24, text, "middle"))
+        parts.append(pages.svg_text(x(share), _COUNTS_BOTTOM + 24, text, "middle"))
     parts.append(
         f'<rect class="frame" x="{_LEFT}" y="{_TOP}" width="{right - _LEFT}" height="{_BOTTOM - _TOP}"/>'
         f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{_COUNTS_BOTTOM}" y2="{_COUNTS_BOTTOM}"/>'
@@ -399,10 +399,10 @@ def _reliability_diagram(calibration: Calibration) -> str:
         )
     parts.append(
         f'<line class="diagonal" x1="{_LEFT}" x2="{right}" y1="{_BOTTOM}" y2="{_TOP}"/>'
-        + page.svg_text(
+        + pages.svg_text(
             _LEFT, _COUNTS_TOP - 16, f"predictions in each bin, up to {most:,}", "start"
         )
-        + page.svg_text((_LEFT + right) / 2, _HEIGHT - 6, "confidence", "middle")
+        + pages.svg_text((_LEFT + right) / 2, _HEIGHT - 6, "confidence", "middle")
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Reliability diagram">'

@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent
 
 def fill(template: Path, **values: str) -> str:
     """A template with its values, the common style as `$css` and the sorting of tables as `$sorting`."""
-    common = {"css": _FOLDER / "page.css", "sorting": _FOLDER / "page.js"}
+    common = {"css": _FOLDER / "style.css", "sorting": _FOLDER / "sorting.js"}
     values |= {name: path.read_text(encoding="utf-8") for name, path in common.items()}
     return string.Template(template.read_text(encoding="utf-8")).substitute(values)
 

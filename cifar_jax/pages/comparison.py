@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from cifar_jax import compare_plots, files, page, reports
+from cifar_jax import compare_plots, files, pages, reports
 from cifar_jax import compare_table as table
 from cifar_jax.compare import FOLDER, Comparison, Recipe, RunResult, differences
 from cifar_jax.compare_plots import ticks, time_axis
@@ -55,7 +55,7 @@ def write(comparison: Comparison) -> list[str]:
 def to_html(comparison: Comparison, styles: dict[str, str]) -> str:
     """The page; `styles` holds a colour, as "#0072B2", for the name of each run."""
     keys = {run.name: f"run{i}" for i, run in enumerate(comparison.runs)}
-    return page.fill(
+    return pages.fill(
         _TEMPLATE,
         title=escape(table.headline(comparison)),
         subtitle=escape(comparison.folder),
@@ -81,12 +81,12 @@ def _prose(text: str) -> str:
 
 def _runs_table(comparison: Comparison, keys: dict, styles: dict) -> str:
     columns = table.columns(comparison)
-    heads = [page.sort_head("run", words=True)]
+    heads = [pages.sort_head("run", words=True)]
     for column in columns:
         # What is wanted comes first at the first click: high accuracies, short times.
         high = "accuracy" in column.title or column.title == "images/s"
         heads.append(
-            page.sort_head(
+            pages.sort_head(
                 column.title,
                 words=column.of is None,
                 first="descending" if high else "ascending",
@@ -227,13 +227,13 @@ def _chart(caption, runs, key, x_axis, y_axis, target, keys, styles) -> str:
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(value)}" y2="{y(value)}"/>'
         )
-        parts.append(page.svg_text(_LEFT - 8, y(value) + 4.5, text, "end"))
+        parts.append(pages.svg_text(_LEFT - 8, y(value) + 4.5, text, "end"))
     for value, text in x_ticks:
         parts.append(
             f'<line class="grid" x1="{x(value)}" x2="{x(value)}" y1="{bottom}" y2="{bottom + 5}"/>'
         )
-        parts.append(page.svg_text(x(value), bottom + 26, text, "middle"))
-    parts.append(page.svg_text((_LEFT + right) / 2, _HEIGHT - 5, x_title, "middle"))
+        parts.append(pages.svg_text(x(value), bottom + 26, text, "middle"))
+    parts.append(pages.svg_text((_LEFT + right) / 2, _HEIGHT - 5, x_title, "middle"))
     if target is not None and y_scale.low < target < y_scale.high:
         parts.append(
             f'<line class="target" x1="{_LEFT}" x2="{right}" y1="{y(target)}" y2="{y(target)}">'
