@@ -104,7 +104,7 @@ def get_config() -> ConfigDict:
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = True
     # sgd and muon: the learning rates of biases and normalisation parameters, and of the last dense
-    # layer's kernel, as multiples of `learning_rate`.
+    # layer's kernel, as multiples of `learning_rate`; weight decay has the plain one.
     config.optimizer.bias_lr_factor = 1.0
     config.optimizer.head_lr_factor = 1.0
     # muon: the momentum of convolution kernels, and the iterations that orthogonalise it.
