@@ -41,6 +41,7 @@ NETWORKS = {
     "resnet8_v2 enlarged": ("resnet8_v2", {"width": 0.25}, 16, 9),
     "resnet18": ("resnet18", {"width": 0.0625, "stem": "imagenet"}, 32, None),
     "mobilenet_v2": ("mobilenet_v2", {"width": 0.125}, 8, None),
+    "airbench94": ("airbench94", {"width": 0.125}, 17, None),
 }
 
 
