@@ -17,6 +17,7 @@ from configs import default
 # looked at together with other fields.
 FREE = {
     "augment.flip",
+    "augment.alternating_flip",
     "dataset.archive",
     "dataset.cache_dir",
     "dataset.data_dir",
@@ -151,6 +152,12 @@ def test_a_misspelt_choice_is_named_with_the_nearest(name):
         ({"model__name": "mlp", "model__hidden_sizes": (0,)}, "model.hidden_sizes"),
         ({"model__name": "mlp", "model__dropout": 1.0}, "model.dropout"),
         ({"model__stem": "cifar"}, "stem"),
+        ({"model__name": "lenet", "model__whitening": True}, 'no option "whitening"'),
+        ({"augment__flip": False, "augment__alternating_flip": True}, "set augment.flip"),
+        (
+            {"optimizer__name": "adamw", "optimizer__head_lr_factor": 2.0},
+            "optimizer.head_lr_factor is for sgd and muon, not adamw",
+        ),
         ({"batch_size": None}, "batch_size is None, but takes a whole number"),
         ({"augment__flip": None}, "augment.flip is None, but takes True or False"),
         ({"dataset__name": None}, "dataset.name is None, but takes a text"),
