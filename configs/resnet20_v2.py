@@ -10,8 +10,8 @@ decay 1e-4, crop and flip. The tutorial's 240 epochs with 80 and 160 are two ove
 Published by GluonCV's model zoo (CIFAR10 table): 90.8 %, with mixup 91.3 %. Not yet measured here in full.
 
 Measured on a JPEG copy of CIFAR-10 (two CPU cores, seed 0) with 10 epochs, a cosine from 0.1 and weight
-decay 5e-4: 83.1 % after the last epoch, in 12 minutes; with 2 epochs 68.0 %, with 40 epochs 87.1 %. About 800 images per second
-where nothing else runs.
+decay 5e-4: 83.1 % after the last epoch, in 12 minutes; with 2 epochs 68.0 %, with 40 epochs
+87.1 %. About 800 images per second where nothing else runs.
 """
 
 from configs import default
