@@ -14,8 +14,9 @@ Learning rates, momenta, decay and augmentation are those of airbench94_muon.py 
 200 runs. Different here: brightness and contrast jitter; biases of the whitening layer are trained to the
 end with the others, there for three epochs; the batch's order is that of this project.
 
-Not yet measured here in full. With 10,000 images, batch 500 and 2 epochs (a JPEG copy of CIFAR-10, two CPU
-cores, float32, seed 0): 73.2 % after the last, 40 steps.
+Measured on a JPEG copy of CIFAR-10 (two CPU cores, float32, seed 0): 89.8 % after the last epoch, 90.7 %
+with the views, in 22 minutes beside other work. What airbench94_muon reaches on that copy was not measured,
+nor was anything on a GPU.
 """
 
 from configs import default
