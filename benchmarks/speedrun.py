@@ -124,16 +124,18 @@ class Side:
     """A worker that is started once and trains a run for each seed that it is sent.
 
     Attributes:
-      facts: what it says when all is compiled, {"versions", "device"}; {} before the first run.
+      facts: what it says when all is compiled, {"versions", "device"}.
     """
 
     def __init__(self, name: str, command: list[str], args):
         self._name = name
-        self._start = time.perf_counter()
-        self.facts = {}
+        self._is_first = True
+        start = time.perf_counter()
         environment = {
             **os.environ,
             "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[args.device],
+            # One card, the same for both.
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0],
             # Compiled anew, as its time is reported.
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             # The card is shared with the rival, which waits meanwhile.
@@ -148,6 +150,9 @@ class Side:
             stdout=subprocess.PIPE,
             text=True,
         )
+        # Waited for here, so that the other side does not start while this one compiles.
+        self.facts = self._answer()
+        self._seconds_to_start = time.perf_counter() - start
 
     def run(self, seed: int) -> dict:
         """Trains; {"accuracy", "augmented_accuracy", times in seconds}, as the worker says.
@@ -155,14 +160,13 @@ class Side:
         Raises:
           UserError: the worker failed.
         """
-        is_first = not self.facts
-        if is_first:
-            self.facts = self._answer()
+        start = time.perf_counter()
         self._process.stdin.write(f"{seed}\n")
         self._process.stdin.flush()
         answer = self._answer()
-        if is_first:
-            answer["from_start"] = time.perf_counter() - self._start
+        if self._is_first:
+            answer["from_start"] = self._seconds_to_start + time.perf_counter() - start
+            self._is_first = False
         return answer
 
     def _answer(self) -> dict:

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -93,7 +94,7 @@ def run_evaluate(args) -> int:
     """--mode=eval: accuracy on the test split, overall and per class."""
     _set_determinism(args)
     which = _which_weights(args)
-    found = inference.find_weights(which, args.workdir, default.get_config())
+    found = inference.find_weights(args.weights, args.workdir, default.get_config())
     config = args.config
     if config is None and args.workdir:
         config = files_of.read_config(args.workdir, default.get_config())
@@ -111,14 +112,17 @@ def run_evaluate(args) -> int:
             f"({ours}, ...): give a recipe of their data set with --config"
         )
     result = evaluate.evaluate_weights(found, dataset.test, config)
+    if not np.isfinite(result.loss):
+        raise UserError(f"{files.shown(which)}: the network's loss on {dataset.name} is not finite")
     if not parallel.is_main():
         return 0
-    written = _record_evaluation(result, dataset, found, which, args.workdir)
     if args.json:
         print(json.dumps({"weights": which, "epoch": found.epoch, **result.to_dict()}))
     else:
         print(f"{found.model['name']} {_chosen(found)}, on {dataset.name} test")
         print(result.to_text())
+    written = _record_evaluation(result, dataset, found, which, args.workdir)
+    if not args.json:
         print("written:", *written)
     return 0
 
@@ -155,12 +159,12 @@ def run_predict(args) -> int:
     if args.output:
         predict_sheet.check_path(args.output)
     which = _which_weights(args)
-    found = inference.find_weights(which, args.workdir, default.get_config())
+    found = inference.find_weights(args.weights, args.workdir, default.get_config())
     answers, errors = predict.predict_files(found, args.image)
     if args.json:
         print(json.dumps({"weights": which, "predictions": answers, "errors": errors}))
     elif answers:
-        if which == pretrained.DEFAULT:
+        if not args.weights and not args.workdir:
             print(f"{which}, which comes along, trained on {found.dataset['name']}:")
         print(predict.to_text(answers))
     for error in errors:
@@ -174,7 +178,7 @@ def run_predict(args) -> int:
 
 def run_export(args) -> int:
     """--mode=export: a trained network in a file for other programs."""
-    found = inference.find_weights(_which_weights(args), args.workdir, default.get_config())
+    found = inference.find_weights(args.weights, args.workdir, default.get_config())
     format_, path = export.choose(args.format, args.output, found.model["name"])
     export.write(path, format_, found)
     size = predict.picture_size(found)
@@ -187,5 +191,5 @@ def run_export(args) -> int:
 
 
 def _which_weights(args) -> str:
-    """What --weights says, else the best of --workdir, else the network that comes along."""
+    """For people, and for names of files: the weights that `inference.find_weights` finds."""
     return args.weights or ("best" if args.workdir else pretrained.DEFAULT)

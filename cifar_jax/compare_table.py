@@ -164,8 +164,8 @@ def explanations(comparison: Comparison) -> list[str]:
         "that was the best on the images named beside it, and where those are the test images, it is "
         "a little too good.",
         f"The target, {target_text(comparison)}, is {chosen}.",
-        "Times are those of the epochs, evaluation and the compilation within the first included; "
-        "starts are not. Multiply-adds are those of the forward pass of one image in convolutions and "
+        "Times are those of the epochs with their evaluation; starts and the compilation of the steps are "
+        "left out. Multiply-adds are those of the forward pass of one image in convolutions and "
         "dense layers.",
     ]
     if len(comparison.recipes) < len(comparison.runs):

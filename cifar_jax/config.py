@@ -324,6 +324,12 @@ def _contradictions(flat) -> Errors:
                 (name, "optimizer.name"),
                 f"{name} is for sgd and muon, not {flat['optimizer.name']}",
             )
+    if flat["optimizer.name"] == "muon" and flat["init_from"]:
+        yield (
+            ("optimizer.name", "init_from"),
+            "optimizer.name 'muon' gives every convolution kernel a norm of its own, which spoils the "
+            "weights of init_from: use sgd, adam or adamw",
+        )
     alpha = flat["augment.mixup"]
     if 0 < alpha < LEAST_MIXUP:
         yield (

@@ -48,13 +48,17 @@ def find_weights(which: str, workdir: str, default) -> Weights:
     """The weights that --weights and --workdir name.
 
     Args:
-      which: "best" or "latest" of the workdir, a `.safetensors` file, or one of pretrained.names().
+      which: "best" or "latest" of the workdir, a `.safetensors` file, or one of pretrained.names(); "":
+        the best of the workdir, or without one pretrained.DEFAULT.
       workdir: a run's folder, or "" with a file.
       default: configs/default.py, for the fields of the run's config.
 
     Raises:
       UserError: there are none.
     """
+    if not which and not workdir:
+        return _load(pretrained.file_of(pretrained.DEFAULT))
+    which = which or "best"
     if which not in ("best", "latest"):
         path = pretrained.resolve(which)
         if not os.path.exists(path):

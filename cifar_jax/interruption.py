@@ -80,13 +80,20 @@ class Interruption:
         """`is_quiet` where another process of the run says what is done."""
         self.is_quiet = is_quiet
         self.signal = 0
-        # When the first one came; apart from `signal`, which may also be set to what another process got.
-        self.noted_at = None
+        # The first one and when it came; apart from `signal`, which may also be what another process got.
+        self.noted = None
 
     def begin(self) -> None:
         """From here on there is something to save."""
         global _noting
         _noting = self
+
+    def is_echo(self, number: int) -> bool:
+        """Whether a signal that comes now is a part of the first."""
+        if self.noted is None:
+            return False
+        first, at = self.noted
+        return number == first and time.monotonic() < at + ECHO_SECONDS
 
     def __enter__(self):
         return self
@@ -102,10 +109,10 @@ def _act(number: int) -> None:
         function(number)
         return
     noting, name = _noting, signal.Signals(number).name
-    if noting and noting.noted_at is not None and time.monotonic() < noting.noted_at + ECHO_SECONDS:
+    if noting and noting.is_echo(number):
         return
-    if noting and noting.noted_at is None:
-        noting.noted_at = time.monotonic()
+    if noting and noting.noted is None:
+        noting.noted = number, time.monotonic()
         noting.signal = number
         if not noting.is_quiet:
             _print(f"{name}: saving, then leaving; once more to leave at once")

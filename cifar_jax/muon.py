@@ -10,6 +10,9 @@ import collections
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
+
+from cifar_jax import cpu_kernels
 
 # a, b, c of x -> a x + b x^3 + c x^5, steepest at 0: singular values end between 0.7 and 1.2 or so.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -24,12 +27,35 @@ def newton_schulz(matrices, steps: int, dtype):
     a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else jnp.swapaxes(matrices, 1, 2)
-    x = (x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + EPSILON)).astype(dtype)
+    x = (x / (jax.vmap(_norm)(x)[:, None, None] + EPSILON)).astype(dtype)
     for _ in range(steps):
-        square = x @ jnp.swapaxes(x, 1, 2)
-        x = a * x + (b * square + c * square @ square) @ x
+        square = _matmul(x, jnp.swapaxes(x, 1, 2))
+        x = a * x + _matmul(b * square + c * _matmul(square, square), x)
     x = x.astype(matrices.dtype)
     return x if wide else jnp.swapaxes(x, 1, 2)
+
+
+def _norm(x):
+    """Of all elements. In two sums, as the order within one over many depends on the number of cores."""
+    return jnp.sqrt(jnp.sum(lax.optimization_barrier(jnp.sum(jnp.square(x), axis=-1))))
+
+
+def _matmul(a, b):
+    """The products of matrices [n, rows, k] and [n, k, columns].
+
+    On the CPU they are 1x1 convolutions by our kernels, whose bits do not depend on the number of cores.
+    """
+    if not cpu_kernels.available(a, b):
+        return a @ b
+
+    def by_kernel(a, b):
+        rows = [
+            cpu_kernels.convolve(x[None, :, None], y[None, None], 1, ((0, 0), (0, 0)), False)
+            for x, y in zip(a, b, strict=True)
+        ]
+        return jnp.stack([row[0, :, 0] for row in rows])
+
+    return lax.platform_dependent(a, b, cpu=by_kernel, default=jnp.matmul)
 
 
 def orthogonalize(steps: int, dtype) -> optax.GradientTransformation:
@@ -59,8 +85,7 @@ def keep_norms() -> optax.GradientTransformation:
 
     def update(updates, params):
         def change(update, kernel):
-            norm = jnp.linalg.norm(kernel.ravel())
-            return update + kernel * (kernel.shape[-1] ** 0.5 / (norm + EPSILON) - 1)
+            return update + kernel * (kernel.shape[-1] ** 0.5 / (_norm(kernel) + EPSILON) - 1)
 
         return jax.tree.map(change, updates, params)
 

@@ -65,14 +65,18 @@ def write(path: str, answers: list[dict], image_size: int) -> list[str]:
       answers: of `predict_files`; the pictures are read again.
       image_size: height and width in pixels that they were decoded to for the network.
     """
-    written = []
     stem, suffix = os.path.splitext(path)
-    for start in range(0, len(answers), PER_SHEET):
-        number = start // PER_SHEET + 1
-        name = path if number == 1 else f"{stem}-{number}{suffix}"
+    starts = range(0, len(answers), PER_SHEET)
+    names = [path, *(f"{stem}-{i}{suffix}" for i in range(2, len(starts) + 1))]
+    given = {os.path.realpath(answer["image"]) for answer in answers}
+    for name in names:
+        if os.path.realpath(name) in given:
+            raise UserError(
+                f"--output: {files.shown(name)} is one of the pictures: choose another name"
+            )
+    for name, start in zip(names, starts, strict=True):
         draw(name, [_cell(answer, image_size) for answer in answers[start : start + PER_SHEET]])
-        written.append(name)
-    return written
+    return names
 
 
 def _cell(answer: dict, image_size: int) -> Cell:

@@ -4,6 +4,7 @@ A run that is interrupted at any moment and started again ends with the same bit
 stopped: the state alone decides what comes next, and what was reported is saved with it.
 """
 
+import os
 import signal
 import time
 
@@ -144,7 +145,8 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     data = describe_data(run.dataset)
     if checkpoints.latest_step() is None:
         # After one epoch its first checkpoint may still have been on the way; after two it was there.
-        if files_of.epochs_reported(run.workdir) > 1:
+        is_finished = os.path.exists(run.path(files_of.REPORT))
+        if is_finished or files_of.epochs_reported(run.workdir) > 1:
             raise UserError(
                 f"{run.workdir} has trained epochs but its checkpoints are gone: use a new --workdir"
                 f" (with --config.init_from={run.workdir} to start from its best weights)"

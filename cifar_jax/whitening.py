@@ -6,6 +6,7 @@ It is a function of the data alone, computed once, on one device; weights that a
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cifar_jax import models
 
@@ -27,13 +28,24 @@ def kernel(images):
     """
     channels, height, width = images.shape[3], images.shape[1] - 1, images.shape[2] - 1
     patches = jnp.concatenate([images[:, y : y + height, x : x + width] for y, x in _OFFSETS], -1)
-    patches = patches.reshape(-1, 4 * channels).astype(jnp.float32)
-    moments = jnp.matmul(patches.T, patches, precision="highest") / len(patches)
+    moments = _second_moments(patches.astype(jnp.float32))
     values, vectors = jnp.linalg.eigh(moments)
     values, vectors = values[::-1], vectors[:, ::-1]
     largest = jnp.take_along_axis(vectors, jnp.abs(vectors).argmax(0)[None], 0)
     filters = jnp.sign(largest) * vectors / jnp.sqrt(jnp.maximum(values, 0) + EPSILON)
     return jnp.concatenate([filters, -filters], -1).reshape(2, 2, channels, 8 * channels)
+
+
+def _second_moments(patches):
+    """The mean of p p^T over patches p [N, height, width, n]: [n, n].
+
+    Sums over an image and then over images, which neither the number of cores nor of devices changes, as
+    it does the order in which a matrix product adds.
+    """
+    number, height, width, _ = patches.shape
+    each = jnp.sum(patches[..., :, None] * patches[..., None, :], axis=(1, 2))
+    # Else the two sums would be made one, over millions of terms.
+    return jnp.sum(lax.optimization_barrier(each), axis=0) / (number * height * width)
 
 
 def images_for(size: int, images: np.ndarray) -> np.ndarray:

@@ -154,7 +154,7 @@ def get_config() -> ConfigDict:
     # image too, beside the plain one: "mirror", or "mirror_and_shift" (by a pixel, both ways); or "none".
     config.test_time_augmentation = "none"
     # Training steps between two looks of the host, at most all up to the next evaluation; 0: about a
-    # second's worth.
+    # second's worth. Between looks nothing is saved and a signal waits.
     config.steps_per_dispatch = 0
     # Save within an epoch once this much time has passed since the last save.
     config.checkpoint_minutes = 10.0

@@ -158,6 +158,10 @@ def test_a_misspelt_choice_is_named_with_the_nearest(name):
             {"optimizer__name": "adamw", "optimizer__head_lr_factor": 2.0},
             "optimizer.head_lr_factor is for sgd and muon, not adamw",
         ),
+        (
+            {"optimizer__name": "muon", "init_from": "resnet20_v2"},
+            "spoils the weights of init_from",
+        ),
         ({"batch_size": None}, "batch_size is None, but takes a whole number"),
         ({"augment__flip": None}, "augment.flip is None, but takes True or False"),
         ({"dataset__name": None}, "dataset.name is None, but takes a text"),

@@ -2,9 +2,11 @@
 
 import os
 
+import jax
+import numpy as np
 import pytest
 
-from cifar_jax import determinism
+from cifar_jax import determinism, muon, whitening
 from cifar_jax.errors import UserError
 from tests import runs
 
@@ -49,6 +51,30 @@ def test_equal_runs_in_two_processes_on_other_numbers_of_cores_are_equal_to_the_
     assert runs.read_metrics(tmp_path / "one") == runs.read_metrics(tmp_path / "all")
     weights = [(tmp_path / name / runs.BEST).read_bytes() for name in started]
     assert weights[0] == weights[1]
+
+
+def _large_sums_on_cores(cores, path):
+    """What adds up thousands of products: of patches, and of Muon's largest matrices."""
+    os.sched_setaffinity(0, cores)
+    jax.config.update("jax_platforms", "cpu")
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((200, 32, 32, 3)).astype(np.float32)
+    matrices = rng.standard_normal((3, 2304, 256)).astype(np.float32)
+    orthogonalized = jax.jit(lambda x: muon.newton_schulz(x, 1, np.float32))(matrices)
+    sums = jax.jit(whitening.kernel)(images), orthogonalized
+    path.write_bytes(b"".join(np.asarray(x).tobytes() for x in sums))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the cores cannot be chosen here")
+def test_whitening_and_muon_have_the_same_bits_on_any_number_of_cores(tmp_path):
+    cores = sorted(os.sched_getaffinity(0))
+    for name, chosen in (("one", cores[:1]), ("all", cores)):
+        args = (chosen, tmp_path / name)
+        process = runs.context().Process(target=_large_sums_on_cores, args=args)
+        process.start()
+        process.join(runs.DEADLINE_SECONDS)
+        assert process.exitcode == 0
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "all").read_bytes()
 
 
 @pytest.fixture

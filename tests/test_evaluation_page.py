@@ -345,3 +345,12 @@ def test_what_cannot_be_written_is_told_in_a_line(trained, tmp_path):
     ).refusal()
     assert "eval" in said
     assert "\n" not in said
+
+
+def test_many_classes_without_a_mistake_have_a_page_without_pictures():
+    labels = np.arange(evaluation.MOST_CLASSES + 1)
+    names = tuple(map(str, labels))
+    flawless = result_of(labels, np.eye(len(labels), dtype=np.float32), names)
+    page = evaluation.to_html(flawless, coloured(len(labels), 8), labels, "net", "")
+    assert "100.00" in page
+    assert "data:image/png" in page

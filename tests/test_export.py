@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 
 import flax.linen as nn
@@ -261,3 +262,11 @@ def test_the_command_takes_the_newest_weights_out_of_a_run(trained, tmp_path):
     latest = inference.find_weights("latest", str(trained.workdir), default.get_config())
     assert got.chosen_on == ""  # the best's names the split
     jax.tree.map(np.testing.assert_array_equal, got.variables, latest.variables)
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    pipe = tmp_path / "net.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="it is a pipe, socket or device"):
+        export.write(pipe, "safetensors", random_weights(*NETWORKS["linear"]))
+    assert pipe.is_fifo()

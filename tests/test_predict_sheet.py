@@ -64,6 +64,19 @@ def test_many_pictures_take_several_sheets(picture, tmp_path):
     assert first[1] > 10 * second[1]
 
 
+def test_no_sheet_is_written_over_a_picture(picture):
+    content = picture.read_bytes()
+    second = picture.with_name("sheets-2.png")
+    second.write_bytes(content)
+    with pytest.raises(UserError, match="is one of the pictures"):
+        predict_sheet.write(str(picture), [answer(picture)], image_size=8)
+    answers = [answer(second)] * (predict_sheet.PER_SHEET + 1)
+    with pytest.raises(UserError, match=r"sheets-2\.png is one"):
+        predict_sheet.write(str(picture.with_name("sheets.png")), answers, image_size=8)
+    assert picture.read_bytes() == second.read_bytes() == content
+    assert not picture.with_name("sheets.png").exists()
+
+
 def test_names_that_are_long_or_odd_are_drawn_without_a_word(picture, tmp_path, recwarn):
     odd = tmp_path / f"{'蛙' * 40} $x^2$.png"
     picture.rename(odd)

@@ -166,8 +166,8 @@ def picture_sheet(images: np.ndarray, places: Sequence[int]) -> tuple[str, int, 
     # that, pictures are apart by whole blocks and fill them, so that none runs into its neighbour.
     exact = side <= 32
     pitch = side if exact else -(-side // 8) * 8
-    columns = int(np.ceil(np.sqrt(len(places))))
-    rows = -(-len(places) // columns)
+    columns = max(1, int(np.ceil(np.sqrt(len(places)))))
+    rows = max(1, -(-len(places) // columns))
     sheet = np.zeros((rows * pitch, columns * pitch, 3), np.uint8)
     for i, place in enumerate(places):
         image = images[place]

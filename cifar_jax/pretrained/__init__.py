@@ -15,11 +15,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob(f"*{_SUFFIX}"))
 
 
+def file_of(name: str) -> str:
+    """The path of the weights of one of `names`."""
+    return str(_FOLDER / f"{name}{_SUFFIX}")
+
+
 def resolve(path: str) -> str:
     """The file of a network that comes along, for its name; any other path as it is.
 
     A file or folder that has the name of one is meant itself.
     """
-    if os.path.exists(path) or path not in names():
-        return path
-    return str(_FOLDER / f"{path}{_SUFFIX}")
+    return path if os.path.exists(path) or path not in names() else file_of(path)

@@ -157,7 +157,7 @@ def _sigint_twice(count: int, folders: list[str]) -> None:
     def twice():
         for _ in range(2):  # at once: they count as one
             os.kill(os.getpid(), signal.SIGINT)
-            while interruption._noting.noted_at is None:
+            while interruption._noting.noted is None:
                 time.sleep(0.001)
         time.sleep(interruption.ECHO_SECONDS)
         _send(signal.SIGINT)
