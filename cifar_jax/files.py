@@ -27,9 +27,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     full) raises UserError.
     """
     target = os.path.realpath(path)
-    if os.path.exists(target) and not os.path.isfile(target):
-        kind = "folder" if os.path.isdir(target) else "pipe, socket or device"
-        raise UserError(f"cannot write {shown(path)}: it is a {kind}")
+    # A folder is refused by the system, but these it would replace.
+    if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
+        raise UserError(f"cannot write {shown(path)}: it is a pipe, socket or device")
     folder, name = os.path.split(target)
     # Hidden and with a random part: no one takes it for a result and two writers never share it.
     # Cut to leave room for it in the 255 bytes that file systems allow for a name.
