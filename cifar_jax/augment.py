@@ -127,13 +127,11 @@ def views(images, kind: str):
 
     Args:
       images: uint8 [batch, height, width, channel].
-      kind: a key of `VIEWS`; "none" is the image alone.
+      kind: a key of `VIEWS` other than "none".
 
     Returns:
       (uint8 [views, batch, height, width, channel], weights float32 [views] of sum 1)
     """
-    if not VIEWS[kind]:
-        return images[None], jnp.ones(1)
     height, width = images.shape[1:3]
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     stacked, weights = [], []

@@ -130,11 +130,9 @@ def _naming_init_from():
 
 def whitening_images(run: Run) -> np.ndarray | None:
     """The training images, uint8, that the network's whitening layer is taken from; None without one."""
-    size = run.config.dataset.image_size
-    shapes = jax.eval_shape(lambda: init_variables(run.task.model, 0, size))
-    if not whitening.is_in(shapes):
+    if not getattr(run.task.model, models.WHITENING, False):
         return None
-    return whitening.images_for(size, run.dataset.train.images)
+    return whitening.images_for(run.config.dataset.image_size, run.dataset.train.images)
 
 
 def state_shapes(run: Run) -> TrainState:

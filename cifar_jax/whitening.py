@@ -53,11 +53,6 @@ def images_for(size: int, images: np.ndarray) -> np.ndarray:
     return images[: max(1, PIXELS // size**2)]
 
 
-def is_in(variables: dict) -> bool:
-    """Whether variables {"params", "batch_stats"} are of a network that whitens."""
-    return models.WHITENING in variables["batch_stats"]
-
-
 def replaced(variables: dict, images) -> dict:
     """The variables with the kernel of these normalised images."""
     layer = {"kernel": kernel(images)}

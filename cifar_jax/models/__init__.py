@@ -4,9 +4,9 @@ Every network maps float images [batch, height, width, 3], normalised, to float3
 [batch, num_classes]: `model.apply(variables, images, train=False)`. Variables are `params` and,
 where there is batch norm, `batch_stats`; all are float32. Training needs `rngs={"dropout": key}`, the
 same key on every device, and `mutable=["batch_stats"]`, without which batch norm normalises as in
-evaluation. A network that whitens (`layers.Whitening`) names that layer `WHITENING`; its kernel is
-computed from data (`cifar_jax/whitening.py`). The last dense layer, the only one whose shape depends
-on the number of classes, is called `HEAD` in each.
+evaluation. A network that whitens (`layers.Whitening`) calls that layer `WHITENING`, and so the option
+that asks for it; its kernel is computed from data (`cifar_jax/whitening.py`). The last dense layer, the
+only one whose shape depends on the number of classes, is called `HEAD` in each.
 """
 
 import dataclasses

@@ -11,10 +11,12 @@ _FOLDER = Path(__file__).parent
 
 
 def fill(template: Path, **values: str) -> str:
-    """A template with its values, the common style as `$css` and the sorting of tables as `$sorting`."""
+    """The common head (with `$title`) and a template, with their values and `$sorting`, that of tables."""
     common = {"css": _FOLDER / "style.css", "sorting": _FOLDER / "sorting.js"}
     values |= {name: path.read_text(encoding="utf-8") for name, path in common.items()}
-    return string.Template(template.read_text(encoding="utf-8")).substitute(values)
+    parts = (_FOLDER / "head.html", template)
+    text = "".join(path.read_text(encoding="utf-8") for path in parts)
+    return string.Template(text).substitute(values)
 
 
 def sort_head(
