@@ -15,7 +15,7 @@ Flags:
   --config    a recipe; --config.FIELD=VALUE changes a field (configs/default.py explains each)
   --workdir   the folder of a run: made if it is not there, gone on with if it holds a run
   --weights   best (default) or latest of the workdir, a .safetensors file, or a network of
-              cifar_jax/pretrained; without any of them, resnet20_v2
+              cifar_jax/inference/pretrained; without any of them, resnet20_v2
   --image     a picture or a folder of pictures; may be repeated
   --format    export: onnx (default), stablehlo, jax or safetensors
   --json      eval and predict print JSON
@@ -30,7 +30,7 @@ Flags:
 import gc
 import sys
 
-from cifar_jax import console, interruption, malloc
+from cifar_jax.system import console, interruption, malloc
 
 if __name__ == "__main__":  # before the imports, so that it takes milliseconds
     interruption.hold()
@@ -42,8 +42,10 @@ if __name__ == "__main__":  # before the imports, so that it takes milliseconds
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cifar_jax import arguments, command_line, compile_cache, export, many_runs, parallel
+from cifar_jax.cli import arguments, many_runs, one_run
 from cifar_jax.errors import UserError
+from cifar_jax.inference import export
+from cifar_jax.runtime import compile_cache, parallel
 
 MODES = ["train", "eval", "predict", "export", "compare", "sweep"]
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
@@ -71,10 +73,10 @@ def main(argv: list[str]) -> int:
     del argv
     args = flags.FLAGS
     modes = {
-        "train": command_line.run_train,
-        "eval": command_line.run_evaluate,
-        "predict": command_line.run_predict,
-        "export": command_line.run_export,
+        "train": one_run.run_train,
+        "eval": one_run.run_evaluate,
+        "predict": one_run.run_predict,
+        "export": one_run.run_export,
         "compare": many_runs.run_compare,
         "sweep": many_runs.run_sweep,
     }

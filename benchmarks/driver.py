@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import common
-from cifar_jax import datasets, malloc
+from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
+from cifar_jax.system import malloc
 from configs import default
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 from benchmarks import common, driver
-from cifar_jax import datasets
-from cifar_jax import workdir as files_of
+from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
+from cifar_jax.storage import workdir as files_of
 from configs import lenet
 
 

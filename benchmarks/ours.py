@@ -10,34 +10,37 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from cifar_jax import augment, parallel, run, steps
 from cifar_jax import config as config_lib
-from cifar_jax.datasets import Dataset, Split, aligned
-from cifar_jax.state import EpochMetrics, inference_variables
+from cifar_jax import steps, training
+from cifar_jax.data import datasets
+from cifar_jax.runtime import parallel
+from cifar_jax.steps import EpochMetrics, augment, inference_variables
 from configs import default
 
 # How long the making of batches is measured by itself.
 INPUT_SECONDS = 2.0
 
 
-def create_run(job: common.Job) -> run.Run:
+def create_run(job: common.Job) -> training.Run:
     """The run of the job's recipe on its images."""
     config = config_lib.from_json(json.dumps(job.config), default.get_config())
-    config_lib.validate(config, default.get_config())
+    config_lib.validate(config, default.FIELDS)
     parallel.check_batch_size(config.batch_size)
-    split = Split(*map(aligned, common.load_images(job.data)))
+    split = datasets.Split(*map(datasets.aligned, common.load_images(job.data)))
     names = tuple(str(i) for i in range(common.CLASSES))
-    dataset = Dataset("benchmark", split, split, None, names, tuple(job.mean), tuple(job.std))
-    return run.create_run(config, "", dataset)
+    dataset = datasets.Dataset(
+        "benchmark", split, split, None, names, tuple(job.mean), tuple(job.std)
+    )
+    return training.create_run(config, "", dataset)
 
 
 def train(job: common.Job) -> dict:
     """Measures training: many steps per dispatch, on images that lie on the device."""
-    task_run = create_run(job)
-    split = task_run.dataset.train
+    run = create_run(job)
+    split = run.dataset.train
     data = parallel.place((split.images, split.labels))
-    train_steps = steps.train_steps(task_run.task)
-    state = parallel.replicate(run.first_state(task_run))
+    train_steps = steps.train_steps(run.task)
+    state = parallel.replicate(training.first_state(run))
 
     def take(count):
         # Across the end of an epoch the order of this one goes on: no matter for the time.
@@ -48,13 +51,13 @@ def train(job: common.Job) -> dict:
             raise FloatingPointError(f"the loss is not finite at step {failed}")
 
     measured = common.measure(take, job.seconds, job.steps)
-    inputs = common.measure(batch_maker(task_run, data), INPUT_SECONDS)
+    inputs = common.measure(batch_maker(run, data), INPUT_SECONDS)
     return measured | {"input": statistics.median(inputs["step"])} | facts()
 
 
-def batch_maker(task_run: run.Run, data):
+def batch_maker(run: training.Run, data):
     """`take(count)`, which makes the batches of `count` steps, augmented, and does nothing with them."""
-    task = task_run.task
+    task = run.task
     places = np.arange(task.config.batch_size, dtype=np.int32)
 
     @jax.jit
@@ -69,10 +72,10 @@ def batch_maker(task_run: run.Run, data):
 
 def evaluate(job: common.Job) -> dict:
     """Measures exact evaluation, as `cifar_jax.evaluate` does it; a step is a batch."""
-    task_run = create_run(job)
-    split, batch = task_run.dataset.train, task_run.config.eval_batch_size
-    variables = parallel.replicate(inference_variables(run.first_state(task_run)))
-    eval_sums = steps.eval_sums(task_run.task)
+    run = create_run(job)
+    split, batch = run.dataset.train, run.config.eval_batch_size
+    variables = parallel.replicate(inference_variables(training.first_state(run)))
+    eval_sums = steps.eval_sums(run.task)
 
     def evaluator(batches):
         index = np.arange(batches * batch) % len(split.images)
@@ -90,13 +93,13 @@ def evaluate(job: common.Job) -> dict:
 
 def reference_training(job: common.Job) -> dict:
     """Writes the first weights, and the batches, learning rates and losses of the first steps."""
-    task_run = create_run(job)
-    task, split = task_run.task, task_run.dataset.train
-    places = np.arange(task_run.config.batch_size, dtype=np.int32)
+    run = create_run(job)
+    task, split = run.task, run.dataset.train
+    places = np.arange(run.config.batch_size, dtype=np.int32)
 
     @jax.jit
     def batch_of(data, step):
-        epoch = step // task_run.steps_per_epoch
+        epoch = step // run.steps_per_epoch
         order = steps.epoch_order(task.config.seed, epoch, len(split.images))
         images, labels, _ = steps.training_batch(task, data, order, step, places)
         return images, labels
@@ -105,24 +108,24 @@ def reference_training(job: common.Job) -> dict:
     batches = [jax.device_get(batch_of(data, step)) for step in range(job.check_steps)]
     train_steps = steps.train_steps(task)
     zero = jax.device_get(EpochMetrics.zero())
-    first = run.first_state(task_run)
+    first = training.first_state(run)
     state, losses = parallel.replicate(first), []
     for _ in range(job.check_steps):
         # From zero each time: differences of sums would lose figures.
         state = state.replace(metrics=parallel.replicate(zero))
         state, metrics = train_steps(state, data, np.int32(1))
         losses.append(float(parallel.unreplicate(metrics).loss))
-    rates = [float(task_run.schedule(step)) for step in range(job.check_steps)]
+    rates = [float(run.schedule(step)) for step in range(job.check_steps)]
     return write_reference(job, first, batches, losses, rates)
 
 
 def reference_evaluation(job: common.Job) -> dict:
     """Writes the first weights, and the batches and losses of the first ones to be evaluated."""
-    task_run = create_run(job)
-    split, batch = task_run.dataset.train, task_run.config.eval_batch_size
-    first = run.first_state(task_run)
+    run = create_run(job)
+    split, batch = run.dataset.train, run.config.eval_batch_size
+    first = training.first_state(run)
     variables = parallel.replicate(inference_variables(first))
-    eval_sums = steps.eval_sums(task_run.task)
+    eval_sums = steps.eval_sums(run.task)
     batches, losses = [], []
     for start in range(0, job.check_steps * batch, batch):
         index = np.arange(start, start + batch) % len(split.images)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import common
-from tests import torch_twins
+from tests.helpers import torch_twins
 
 # Enough to tell settings apart that differ by more than a few per cent.
 TRIAL_SECONDS = 3.0

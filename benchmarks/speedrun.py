@@ -21,8 +21,9 @@ from scipy import stats
 
 from benchmarks import common, driver
 from cifar_jax import config as config_lib
-from cifar_jax import datasets, malloc
+from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
+from cifar_jax.system import malloc
 from configs import default, speedrun94
 
 CONFIDENCE = 0.95
@@ -57,7 +58,7 @@ def compare(args, folder: str) -> int:
     if args.rival:
         driver.need_pytorch()
     config = recipe(args)
-    config_lib.validate(config, default.get_config())
+    config_lib.validate(config, default.FIELDS)
     statistics_of_images = write_images(args, folder)
     job = driver.create_job(
         config.to_dict(),

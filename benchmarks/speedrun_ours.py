@@ -9,10 +9,12 @@ import jax
 import numpy as np
 
 from benchmarks import common, ours
-from cifar_jax import augment, evaluate, parallel, run, steps
 from cifar_jax import config as config_lib
-from cifar_jax.datasets import Dataset, Split, aligned
-from cifar_jax.state import inference_variables
+from cifar_jax import steps, training
+from cifar_jax.data import datasets
+from cifar_jax.inference import evaluate
+from cifar_jax.runtime import parallel
+from cifar_jax.steps import augment, inference_variables
 from configs import default
 
 
@@ -21,24 +23,25 @@ class Session:
 
     def __init__(self, job: common.Job):
         config = config_lib.from_json(json.dumps(job.config), default.get_config())
-        config_lib.validate(config, default.get_config())
+        config_lib.validate(config, default.FIELDS)
         parallel.check_batch_size(config.batch_size)
         train, test = (
-            Split(*map(aligned, common.load_images(folder))) for folder in (job.data, job.test_data)
+            datasets.Split(*map(datasets.aligned, common.load_images(folder)))
+            for folder in (job.data, job.test_data)
         )
         names = tuple(str(i) for i in range(common.CLASSES))
-        dataset = Dataset("benchmark", train, test, None, names, job.mean, job.std)
-        task_run = run.create_run(config, "", dataset)
-        task = task_run.task
+        dataset = datasets.Dataset("benchmark", train, test, None, names, job.mean, job.std)
+        run = training.create_run(config, "", dataset)
+        task = run.task
         self._names = names
-        self._count = np.int32(config.num_epochs * task_run.steps_per_epoch)
-        self._images = parallel.place(run.whitening_images(task_run))
+        self._count = np.int32(config.num_epochs * run.steps_per_epoch)
+        self._images = parallel.place(training.whitening_images(run))
         self._train_data = parallel.place((train.images, train.labels))
         self._test_data = parallel.place((test.images, test.labels))
 
         # The seed is an argument: one program for all runs.
         def first_state(_, seed_and_images):
-            return run.fresh_state(task_run, *seed_and_images)
+            return training.fresh_state(run, *seed_and_images)
 
         def take_steps(state, data_and_seed, count):
             data, seed = data_and_seed

@@ -1,163 +1,172 @@
-"""Every field there is, with its default. A recipe starts from these and changes what differs.
+"""Every field of a config: its default, what it may be, and what it does.
 
-Not a recipe to run for its own sake: it is ResNet-20 v2 on CIFAR-10 (see configs/resnet20_v2.py).
+A recipe starts from these defaults and changes what differs. The defaults themselves are ResNet-20 v2 on
+CIFAR-10 (see configs/resnet20_v2.py). `whole(4, 0, 1024)` is a whole number from 0 to 1024, 4 by default;
+`number(0.0, 0, below=1)` is any number from 0 to just below 1; of a `choice`, the first is the default.
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+from cifar_jax.config import (
+    COUNT,
+    LARGEST_SEED,
+    TINY,
+    Field,
+    choice,
+    number,
+    numbers,
+    switch,
+    text,
+    to_config,
+    unset,
+    whole,
+)
+from cifar_jax.data import LARGEST_IMAGE
+from cifar_jax.steps import augment
 
 
 def get_config() -> ConfigDict:
-    config = ConfigDict()
+    """All fields at their defaults, in groups: `config.optimizer.learning_rate`."""
+    return to_config(FIELDS)
 
-    # The one source of randomness: initialisation, batch order, augmentation, dropout, splits.
-    config.seed = 0
-    config.num_epochs = 200
-    # Global: shared out over all devices of all processes, which must divide it.
-    config.batch_size = 128
-    # What to take the weights from: a workdir, a `.safetensors` file of this project, the name of a
-    # network in cifar_jax/pretrained, or weights of torchvision or timm for resnet18, resnet34 and
-    # mobilenet_v2 (.safetensors, .pth, .pt or .bin).
-    config.init_from = ""
 
-    config.dataset = ConfigDict()
-    # "cifar10", "cifar100", "digits", "folder" (your own pictures, in `path`), or any image
-    # classification set of TFDS prepared here.
-    config.dataset.name = "cifar10"
-    # Folder of prepared TFDS sets; empty: TFDS_DATA_DIR, else TFDS's own default.
-    config.dataset.data_dir = ""
-    # An official CIFAR archive, or the folder that it unpacks to; used instead of TFDS.
-    config.dataset.archive = ""
-    # folder: a folder with a subfolder of pictures for each class, or with such a `train` and `test`.
-    config.dataset.path = ""
-    # Without those two: the share of each class to test on, and what draws it (no run's seed, so that
-    # the test pictures of one run are those of all).
-    config.dataset.test_share = 0.2
-    config.dataset.split_seed = 0
-    # Where pictures cannot be read: "refuse" the folder, or "skip" them, with a line for each.
-    config.dataset.broken_pictures = "refuse"
+FIELDS: dict[str, Field] = {
+    # The only source of randomness: initialisation, batch order, augmentation, dropout, splits.
+    "seed": whole(0, 0, LARGEST_SEED),
+    "num_epochs": whole(200, 1),
+    # Global batch size, split over all devices of all processes. It must be divisible by their number.
+    "batch_size": whole(128, 1),
+    # Pretrained weights to start from: a workdir, a `.safetensors` file of this project, the name of a
+    # bundled network, or torchvision or timm weights of resnet18, resnet34 or mobilenet_v2
+    # (.safetensors, .pth, .pt or .bin).
+    "init_from": text(""),
+    # "cifar10", "cifar100", "digits", "folder" (your own pictures, see `dataset.path`), or any image
+    # classification set of TensorFlow Datasets that is prepared on this machine.
+    "dataset.name": text("cifar10"),
+    # Folder of prepared TFDS sets. Empty: TFDS_DATA_DIR, or else the default folder of TFDS.
+    "dataset.data_dir": text(""),
+    # An official CIFAR archive, or the folder it unpacks to. Used instead of TFDS.
+    "dataset.archive": text(""),
+    # For "folder": a folder with one subfolder of pictures per class, or with `train` and `test`
+    # folders that each hold such subfolders.
+    "dataset.path": text(""),
+    # Without `train` and `test`: the share of each class to test on, and the seed that draws it. It is
+    # separate from `seed`, so that all runs share their test pictures.
+    "dataset.test_share": number(0.2, 0, 1),
+    "dataset.split_seed": whole(0, 0, LARGEST_SEED),
+    # If a picture cannot be read: "refuse" the folder, or "skip" the picture with a message.
+    "dataset.broken_pictures": choice("refuse", "skip"),
     # CIFAR-100 only: "fine" (100 classes) or "coarse" (20 superclasses).
-    config.dataset.labels = "fine"
-    # Height and width in pixels of what the network gets. Pictures are decoded to it; CIFAR and other
-    # sets of smaller images are enlarged on the device, after the crop.
-    config.dataset.image_size = 32
-    # Train on this many examples, drawn by seed and balanced over classes; 0: on all of them.
-    config.dataset.train_examples = 0
-    # Cut this many off the training set, by seed, to choose the best epoch on; 0: none.
-    config.dataset.validation_examples = 0
-    # Per channel, for pixels scaled to [0, 1]; unset: the data set's own.
-    config.dataset.mean = config_dict.placeholder(tuple)
-    config.dataset.std = config_dict.placeholder(tuple)
-    # Where decoded images are kept; empty: ~/.cache/cifar_jax (or under XDG_CACHE_HOME).
-    config.dataset.cache_dir = ""
-
-    config.augment = ConfigDict()
-    # Pad by this many pixels on each side and crop at random, before images are enlarged; 0: no crop.
-    config.augment.crop_padding = 4
-    # What is padded: "constant" (black), or "reflect" (the picture, mirrored at its edge).
-    config.augment.padding_mode = "constant"
-    # Mirror left to right with probability one half.
-    config.augment.flip = True
-    # Draw that once for each image, and mirror it in every second epoch from then on. Jordan, 2024.
-    config.augment.alternating_flip = False
-    # Add a number within +-brightness (in deviations of the data) to all of an image, then multiply it by
-    # one within 1 +- contrast; 0: neither.
-    config.augment.brightness = 0.0
-    config.augment.contrast = 0.0
-    # Side in pixels of a square set to the mean colour; 0: none. DeVries and Taylor, 2017.
-    config.augment.cutout = 0
-    # Alpha of the Beta distribution that mixes pairs of examples; 0: none. Zhang et al., 2018.
-    config.augment.mixup = 0.0
-
-    config.model = ConfigDict()
-    # A name of the registry in cifar_jax/models.
-    config.model.name = "resnet20_v2"
-    # Computation in "float32" or "bfloat16"; parameters are float32 either way.
-    config.model.dtype = "float32"
-    # What follows is unset where the model's own default holds; not every model has every field.
-    config.model.hidden_sizes = config_dict.placeholder(tuple)
+    "dataset.labels": choice("fine", "coarse"),
+    # Height and width in pixels of the network's input. Pictures are decoded to this size. CIFAR and
+    # other small images are enlarged on the device, after the crop.
+    "dataset.image_size": whole(32, 1, LARGEST_IMAGE),
+    # Train on this many examples, drawn by seed and balanced over the classes. 0: all of them.
+    "dataset.train_examples": whole(0, 0),
+    # Hold out this many training examples, drawn by seed, to choose the best epoch on. 0: none.
+    "dataset.validation_examples": whole(0, 0),
+    # Per channel, for pixels scaled to [0, 1]. Unset: computed from the training set.
+    "dataset.mean": unset(tuple),
+    "dataset.std": unset(tuple),
+    # Where decoded images are cached. Empty: ~/.cache/cifar_jax (or under XDG_CACHE_HOME).
+    "dataset.cache_dir": text(""),
+    # Pad by this many pixels on each side and crop at random, before enlarging. 0: no crop.
+    "augment.crop_padding": whole(4, 0, 1024),
+    # Pad with black ("constant") or with the picture mirrored at its edge ("reflect").
+    "augment.padding_mode": choice("constant", "reflect"),
+    # Mirror left to right with probability 1/2.
+    "augment.flip": switch(True),
+    # Draw the flip once per image, then mirror the image in every second epoch. Jordan, 2024.
+    "augment.alternating_flip": switch(False),
+    # Add a random number within +-brightness (in standard deviations of the data) to the whole image,
+    # then multiply it by a random number within 1 +- contrast. 0: off.
+    "augment.brightness": number(0.0, 0, 10),
+    "augment.contrast": number(0.0, 0, 1),
+    # Side in pixels of a random square set to the mean colour. 0: off. DeVries and Taylor, 2017.
+    "augment.cutout": whole(0, 0, 1024),
+    # Alpha of the Beta distribution that mixes pairs of examples. 0: off. Zhang et al., 2018.
+    "augment.mixup": number(0.0, 0, 1000),
+    # A name in `MODELS` of cifar_jax/models/__init__.py.
+    "model.name": text("resnet20_v2"),
+    # Type of the computation. Parameters are float32 either way.
+    "model.dtype": choice("float32", "bfloat16"),
+    # The fields below have no default here: unset means the model's own default. No model has all of them.
+    # Widths of the hidden layers of the MLP.
+    "model.hidden_sizes": unset(tuple),
     # "relu", "leaky_relu", "selu", "gelu" or "silu".
-    config.model.activation = config_dict.placeholder(str)
-    config.model.batch_norm = config_dict.placeholder(bool)
-    config.model.dropout = config_dict.placeholder(float)
+    "model.activation": unset(str),
+    "model.batch_norm": unset(bool),
+    # Probability that a value is dropped.
+    "model.dropout": unset(float),
     # Multiplies the number of channels.
-    config.model.width = config_dict.placeholder(float)
-    # ResNet-18/34: "cifar" (3x3, stride 1) or "imagenet" (7x7, stride 2, max pooling). MobileNetV2: the
-    # strides for 32x32 images or the paper's, for 224x224.
-    config.model.stem = config_dict.placeholder(str)
-    # The 5x5 CNN: "stride" or "max_pool".
-    config.model.downsample = config_dict.placeholder(str)
-    # ResNets and MobileNetV2: compute each block again in the backward pass, to save memory.
-    config.model.remat = config_dict.placeholder(bool)
-    # ResNets and airbench94: first of all a 2x2 convolution, not trained, that whitens patches of the
-    # training images.
-    config.model.whitening = config_dict.placeholder(bool)
-
-    # Batch statistics over all devices (True) or of each device alone (False).
-    config.sync_batch_norm = True
-    config.label_smoothing = 0.0
-    # Decay of the moving average of the weights that evaluation then uses; 0: none.
-    config.ema_decay = 0.0
-
-    config.optimizer = ConfigDict()
-    # "sgd", "adam", "adamw", or "muon": Muon for convolution kernels, sgd for the rest.
-    config.optimizer.name = "sgd"
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = True
-    # sgd and muon: the learning rates of biases and normalisation parameters, and of the last dense
-    # layer's kernel, as multiples of `learning_rate`; weight decay has the plain one.
-    config.optimizer.bias_lr_factor = 1.0
-    config.optimizer.head_lr_factor = 1.0
-    # muon: the momentum of convolution kernels, and the iterations that orthogonalise it.
-    config.optimizer.muon_momentum = 0.95
-    config.optimizer.newton_schulz_steps = 5
-    config.optimizer.beta1 = 0.9
-    config.optimizer.beta2 = 0.999
-    config.optimizer.epsilon = 1e-8
-    # Added to the gradient as in PyTorch (sgd, adam) or decoupled from it (adamw); Muon's kernels, whose
-    # norms are fixed, have none.
-    config.optimizer.weight_decay = 1e-4
-    # Whether biases and normalisation parameters decay too.
-    config.optimizer.decay_bias_and_norm = True
-    # Largest global norm of the gradient; 0: no limit.
-    config.optimizer.clip_norm = 0.0
-
-    config.lr_schedule = ConfigDict()
-    # "step", "constant", "cosine", "linear" or "one_cycle".
-    config.lr_schedule.name = "step"
-    # The highest value that the schedule reaches.
-    config.lr_schedule.learning_rate = 0.1
-    # step: the epochs at whose start the rate is multiplied by `factor`; those after the last are for
-    # a run that is made longer.
-    config.lr_schedule.boundaries = (100, 150)
-    config.lr_schedule.factor = 0.1
+    "model.width": unset(float),
+    # "cifar" (3x3 convolution, stride 1) or "imagenet" (7x7, stride 2, max pooling). MobileNetV2: the
+    # strides for 32x32 images, or the paper's for 224x224.
+    "model.stem": unset(str),
+    # The 5x5 CNN: shrink the image by "stride" or by "max_pool".
+    "model.downsample": unset(str),
+    # ResNets and MobileNetV2: recompute each block in the backward pass to save memory.
+    "model.remat": unset(bool),
+    # ResNets and airbench94: begin with a fixed 2x2 convolution that whitens image patches.
+    "model.whitening": unset(bool),
+    # Compute batch statistics over all devices (True) or on each device separately (False).
+    "sync_batch_norm": switch(True),
+    "label_smoothing": number(0.0, 0, below=1),
+    # Decay of an exponential moving average of the weights; evaluation uses the average. 0: off.
+    "ema_decay": number(0.0, 0, below=1),
+    # "muon" is Muon for convolution kernels and sgd for all other parameters.
+    "optimizer.name": choice("sgd", "adam", "adamw", "muon"),
+    "optimizer.momentum": number(0.9, 0, 1),
+    "optimizer.nesterov": switch(True),
+    # sgd and muon: learning rates of the biases and normalisation parameters, and of the last dense
+    # layer's kernel, as multiples of `learning_rate`. Weight decay does not use them.
+    "optimizer.bias_lr_factor": number(1.0, 0),
+    "optimizer.head_lr_factor": number(1.0, 0),
+    # muon: momentum of the convolution kernels, and iterations of their orthogonalisation.
+    "optimizer.muon_momentum": number(0.95, 0, 1),
+    "optimizer.newton_schulz_steps": whole(5, 1, 20),
+    "optimizer.beta1": number(0.9, 0, below=1),
+    "optimizer.beta2": number(0.999, 0, below=1),
+    "optimizer.epsilon": number(1e-8, TINY),
+    # Added to the gradient as in PyTorch (sgd, adam), or decoupled from it (adamw). The kernels that
+    # Muon trains have a fixed norm and no weight decay.
+    "optimizer.weight_decay": number(1e-4, 0),
+    # Apply weight decay to biases and normalisation parameters too.
+    "optimizer.decay_bias_and_norm": switch(True),
+    # Clip the global norm of the gradient to this value. 0: off.
+    "optimizer.clip_norm": number(0.0, 0),
+    "lr_schedule.name": choice("step", "constant", "cosine", "linear", "one_cycle"),
+    # The highest learning rate of the schedule.
+    "lr_schedule.learning_rate": number(0.1, 0),
+    # step: multiply the rate by `factor` at the start of these epochs. Epochs after the last one are
+    # allowed: they count if the run is extended.
+    "lr_schedule.boundaries": numbers((100, 150)),
+    "lr_schedule.factor": number(0.1, 0),
     # Rise linearly from 0 over this many epochs first (one_cycle: the length of its rise).
-    config.lr_schedule.warmup_epochs = 0.0
-    # cosine, linear, one_cycle: where it ends, as a share of `learning_rate`.
-    config.lr_schedule.final_fraction = 0.0
-
-    # For a run with `init_from`; the backbone is all of the network but its last dense layer.
-    config.transfer = ConfigDict()
-    # Leave the backbone's weights as they are for this many epochs; running statistics still move.
-    config.transfer.frozen_epochs = 0.0
-    # The backbone's learning rate as a share of the head's.
-    config.transfer.backbone_lr_factor = 1.0
-    # Normalise with the running statistics that the weights came with, and keep those.
-    config.transfer.freeze_batch_norm = False
-
-    # Equal bits from equal runs on a GPU too, where that is slower; a CPU gives them either way.
-    config.deterministic = False
-    # Evaluate, save and report after every so many epochs and after the last; 0: after the last alone.
-    config.eval_every_epochs = 1
-    # Images of a forward pass in evaluation, over all devices.
-    config.eval_batch_size = 1000
-    # At the end of training and in --mode=eval, give the accuracy of logits averaged over views of each
-    # image too, beside the plain one: "mirror", or "mirror_and_shift" (by a pixel, both ways); or "none".
-    config.test_time_augmentation = "none"
-    # Training steps between two looks of the host, at most all up to the next evaluation; 0: about a
-    # second's worth. Between looks nothing is saved and a signal waits.
-    config.steps_per_dispatch = 0
-    # Save within an epoch once this much time has passed since the last save.
-    config.checkpoint_minutes = 10.0
-    # A folder to trace a few dispatches into, for TensorBoard and Perfetto; empty: none.
-    config.profile = ""
-    return config
+    "lr_schedule.warmup_epochs": number(0.0, 0, COUNT),
+    # cosine, linear and one_cycle: the final rate as a share of `learning_rate`.
+    "lr_schedule.final_fraction": number(0.0, 0, 1),
+    # Transfer learning, for runs with `init_from`. The backbone is everything but the last dense layer.
+    # Keep the backbone's weights fixed for this many epochs. Its running statistics still move.
+    "transfer.frozen_epochs": number(0.0, 0, COUNT),
+    # The backbone's learning rate as a multiple of the head's.
+    "transfer.backbone_lr_factor": number(1.0, 0),
+    # Normalise with the running statistics of the pretrained weights, and never change them.
+    "transfer.freeze_batch_norm": switch(False),
+    # Make equal runs give equal bits on a GPU too, at the cost of speed. On a CPU they always do.
+    "deterministic": switch(False),
+    # Evaluate, save and report every this many epochs and after the last one. 0: after the last only.
+    "eval_every_epochs": whole(1, 0),
+    # Images per forward pass in evaluation, over all devices.
+    "eval_batch_size": whole(1000, 1),
+    # At the end of training and in --mode=eval, also report the accuracy of logits averaged over
+    # several views of each image: "mirror", or "mirror_and_shift" (by one pixel).
+    "test_time_augmentation": choice(*augment.VIEWS),
+    # Training steps per dispatch to the devices; at most all steps up to the next evaluation. 0: about
+    # one second's worth. The program saves and reacts to signals between dispatches only.
+    "steps_per_dispatch": whole(0, 0),
+    # Save a checkpoint within an epoch when this much time has passed since the last one.
+    "checkpoint_minutes": number(10.0, 0),
+    # A folder for a profile of a few dispatches, for TensorBoard and Perfetto. Empty: no profile.
+    "profile": text(""),
+}

@@ -3,8 +3,8 @@
 python main.py --config=configs/rerun.py:runs/NAME
 """
 
-from cifar_jax import workdir
 from cifar_jax.errors import UserError
+from cifar_jax.storage import workdir
 from configs import default
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import default
-from tests import cli
+from tests.helpers import cli
 
 RECIPE = '''"""Softmax regression on small digits, for tests."""
 

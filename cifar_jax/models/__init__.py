@@ -5,7 +5,7 @@ Every network maps float images [batch, height, width, 3], normalised, to float3
 where there is batch norm, `batch_stats`; all are float32. Training needs `rngs={"dropout": key}`, the
 same key on every device, and `mutable=["batch_stats"]`, without which batch norm normalises as in
 evaluation. A network that whitens (`layers.Whitening`) calls that layer `WHITENING`, and so the option
-that asks for it; its kernel is computed from data (`cifar_jax/whitening.py`). The last dense layer, the
+that asks for it; its kernel is computed from data (`cifar_jax/steps/whitening.py`). The last dense layer, the
 only one whose shape depends on the number of classes, is called `HEAD` in each.
 """
 
@@ -18,9 +18,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_jax import layers
 from cifar_jax.errors import UserError
-from cifar_jax.models import airbench, cnn, linear, mlp, mobilenet_v2, resnet
+from cifar_jax.models import airbench, cnn, layers, linear, mlp, mobilenet_v2, resnet
+from cifar_jax.models.mobilenet_v2 import STAGES
+
+__all__ = [
+    "HEAD",
+    "MODELS",
+    "OPTIONS",
+    "STAGES",
+    "WHITENING",
+    "count_parameters",
+    "create_model",
+    "mistakes",
+    "model_options",
+    "size",
+]
 
 HEAD = "head"
 WHITENING = "whitening"

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cifar_jax import layers
+from cifar_jax.models import layers
 
 
 class MLP(nn.Module):

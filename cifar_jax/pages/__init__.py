@@ -7,6 +7,8 @@ import string
 from html import escape
 from pathlib import Path
 
+__all__ = ["comparison", "evaluation"]
+
 _FOLDER = Path(__file__).parent
 
 

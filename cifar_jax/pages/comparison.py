@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from cifar_jax import compare_plots, files, pages, reports
-from cifar_jax import compare_table as table
-from cifar_jax.compare import FOLDER, Comparison, Recipe, RunResult, differences
-from cifar_jax.compare_plots import ticks, time_axis
+from cifar_jax import pages
+from cifar_jax.comparing import FOLDER, Comparison, Recipe, RunResult, curves, differences, table
 from cifar_jax.errors import UserError
+from cifar_jax.reporting import reports
+from cifar_jax.system import files
 
 _TEMPLATE = Path(__file__).with_suffix(".html")
 # Of a chart and of the margins in it, in units of which a column of the page is about 560 wide.
@@ -35,14 +35,14 @@ def write(comparison: Comparison) -> list[str]:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {folder}: {files.reason(error)}") from None
-    colours = compare_plots.run_colours(comparison.recipes)
+    colours = curves.run_colours(comparison.recipes)
     pictures = []
     if any(run.history for run in comparison.runs):
         pictures.append("curves.png")
-        compare_plots.plot_curves(os.path.join(folder, pictures[-1]), comparison, colours)
+        curves.plot_curves(os.path.join(folder, pictures[-1]), comparison, colours)
     for i, (_, names, recipes) in enumerate(table.classes(comparison), start=1):
         pictures.append(f"classes{'' if i == 1 else i}.png")
-        compare_plots.plot_classes(os.path.join(folder, pictures[-1]), names, recipes, colours)
+        curves.plot_classes(os.path.join(folder, pictures[-1]), names, recipes, colours)
     texts = {
         "index.html": to_html(comparison, colours),
         "compare.md": table.to_markdown(comparison, pictures),
@@ -164,14 +164,14 @@ def _charts(comparison: Comparison, keys: dict, styles: dict) -> str:
     runs = [run for run in comparison.runs if run.history]
     if not runs:
         return "<p>No run has ended an epoch yet.</p>"
-    epoch_ticks = [t for t in ticks(0, max(run.epochs for run in runs)) if t == int(t)]
+    epoch_ticks = [t for t in curves.ticks(0, max(run.epochs for run in runs)) if t == int(t)]
     epochs = (
         lambda run: [entry["epoch"] for entry in run.history],
         _Scale(0, max(run.epochs for run in runs)),
         [(t, f"{t:g}") for t in epoch_ticks],
         "epoch",
     )
-    unit, log, time_ticks = time_axis([run.times for run in runs])
+    unit, log, time_ticks = curves.time_axis([run.times for run in runs])
     start = min(run.times[0] for run in runs) if log else 0
     times = (
         lambda run: run.times,
@@ -187,7 +187,7 @@ def _charts(comparison: Comparison, keys: dict, styles: dict) -> str:
     for title, (key, write) in quantities.items():
         values = [entry[key] for run in runs for entry in run.history]
         low, high = (min(values), max(values)) if key == "test_accuracy" else (0, max(values))
-        levels = ticks(low, high if high > low else low + 0.01)
+        levels = curves.ticks(low, high if high > low else low + 0.01)
         y_axis = (_Scale(levels[0], levels[-1]), [(level, write(level)) for level in levels])
         target = comparison.target if key == "test_accuracy" else None
         for x_axis in (epochs, times):

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifar_jax import pages, reports
-from cifar_jax.calibration import BINS, Calibration
-from cifar_jax.evaluate import Result
-from cifar_jax.workdir import make_folder
+from cifar_jax import pages
+from cifar_jax.inference import BINS, Calibration, Result
+from cifar_jax.reporting import reports
+from cifar_jax.storage import workdir
 
 _TEMPLATE = Path(__file__).with_suffix(".html")
 MOST_OF_A_CELL = 24
@@ -54,7 +54,7 @@ def write(folder: str, result: Result, images, labels, title: str, subtitle: str
     Raises:
       UserError: it cannot be written.
     """
-    make_folder(folder)
+    workdir.make_folder(folder)
     path = os.path.join(folder, "index.html")
     reports.write_text(path, to_html(result, images, labels, title, subtitle))
     return path

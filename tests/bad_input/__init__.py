@@ -4,9 +4,9 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from tests import cli
 from tests.bad_input import cases
 from tests.conftest import TrainedRun
+from tests.helpers import cli
 
 INTRODUCTION = """# Bad input
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests import data_fixtures as fixtures
+from tests.helpers import data_files as fixtures
 
 TRAIN, TEST = fixtures.random_part(60, 10, seed=1), fixtures.random_part(20, 10, seed=2)
 NAMES = ["red", "green", "blue"]

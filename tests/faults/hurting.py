@@ -15,19 +15,15 @@ import sys
 import time
 from pathlib import Path
 
-from cifar_jax import (
-    checkpoint,
-    datasets,
-    evaluate,
-    files,
-    interruption,
-    plots,
-    reports,
-    steps,
-    train,
-    weights,
-)
-from tests import runs
+from cifar_jax import steps
+from cifar_jax.data import datasets
+from cifar_jax.inference import evaluate, weights
+from cifar_jax.reporting import plots, reports
+from cifar_jax.steps import training
+from cifar_jax.storage import checkpoint
+from cifar_jax.system import files, interruption
+from cifar_jax.training import loop
+from tests.helpers import runs
 
 # Audit events of Python that change a folder: deletions, renamings, new folders.
 _CHANGES = (
@@ -148,7 +144,7 @@ def _sigint_in_data(count: int, folders: list[str]) -> None:
 
 def _sigterm_in_compile(count: int, folders: list[str]) -> None:
     del folders
-    runs._before(steps, "train_step", count, lambda: _send(signal.SIGTERM))
+    runs._before(training, "train_step", count, lambda: _send(signal.SIGTERM))
 
 
 def _sigint_twice(count: int, folders: list[str]) -> None:
@@ -303,7 +299,7 @@ def follow_phases(note: Path) -> None:
 
     write()
     follow(datasets, "load", "data and their cache")
-    follow(train, "first_state", "first weights")
+    follow(loop, "first_state", "first weights")
     follow(checkpoint.Checkpoints, "_find", "restoring")
     follow(checkpoint.Checkpoints, "restore", "restoring")
     follow(evaluate, "evaluate", "evaluation")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests import runs
 from tests.faults import hurting
-from tests.test_reports import shown
+from tests.helpers import runs
+from tests.reporting.test_reports import shown
 
 EPOCHS, STEPS, BATCH = 4, 12, 16
 # All that draws random numbers or keeps a state.

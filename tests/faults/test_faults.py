@@ -12,11 +12,11 @@ import sys
 
 import pytest
 
-from cifar_jax import lock
 from cifar_jax.errors import UserError
-from tests import runs
+from cifar_jax.storage import lock
 from tests.faults import hurting
 from tests.faults.run import FaultTest
+from tests.helpers import runs
 
 # Four steps an epoch of a network that compiles fast.
 FIELDS = {

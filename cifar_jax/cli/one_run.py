@@ -1,0 +1,190 @@
+"""What --mode=train, eval, predict and export do."""
+
+import contextlib
+import json
+import os
+import sys
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from cifar_jax import config as config_lib
+from cifar_jax import training
+from cifar_jax.cli import arguments
+from cifar_jax.data import datasets
+from cifar_jax.errors import UserError
+from cifar_jax.inference import (
+    Weights,
+    evaluate,
+    export,
+    find_weights,
+    predict,
+    prediction_sheet,
+    pretrained,
+)
+from cifar_jax.pages import evaluation as evaluation_page
+from cifar_jax.reporting import plots, reports
+from cifar_jax.runtime import determinism, parallel
+from cifar_jax.storage import workdir as files_of
+from cifar_jax.system import files, interruption
+from cifar_jax.training import profiling
+from configs import default
+
+
+def run_train(args) -> int:
+    """--mode=train: a new run, or on with the one in --workdir; returns the exit status."""
+    _set_determinism(args)
+    config = parallel.in_every_process(lambda: _config_to_train(args), "config")
+    if args.workdir:
+        return training.train(config, args.workdir)
+    recipe = os.path.basename(flags.FLAGS["config"].config_filename.partition(":")[0])
+    workdir = files_of.new_workdir(recipe.removesuffix(".py"))
+    parallel.say(f"workdir: {workdir}")
+
+    def remove_empty():
+        # A folder in which nothing was begun, as when the data are not there, is not left behind.
+        with contextlib.suppress(OSError):
+            os.rmdir(workdir)
+
+    interruption.before_leaving(remove_empty)
+    try:
+        return training.train(config, workdir)
+    except UserError:
+        remove_empty()
+        raise
+
+
+def _set_determinism(args) -> None:
+    """Does what config.deterministic asks for; first of all, as anything may start the devices."""
+    config = args.config
+    if config is None and args.workdir:
+        # What is wrong with the workdir is said where its config is needed.
+        with contextlib.suppress(UserError):
+            config = files_of.read_config(args.workdir, default.get_config())
+    if config is not None and config.get("deterministic") is True:
+        determinism.enable()
+
+
+def _config_to_train(args) -> ConfigDict:
+    """The config of --config or of --workdir, which is sound and fits the workdir."""
+    config = args.config
+    if config is None:
+        if not args.workdir:
+            raise arguments.missing_config()
+        config = files_of.read_config(args.workdir, default.get_config())
+    config_lib.validate(config, default.FIELDS)
+    if args.workdir:
+        files_of.check_recipe(args.workdir, config, default.get_config())
+    elif parallel.has_others():
+        raise UserError("a run by several processes needs --workdir, the same for all")
+    if config.profile and parallel.is_main():
+        profiling.make_folder(config.profile)
+    if config.init_from and not (args.workdir and files_of.has_run(args.workdir)):
+        training.check_init_from(config)
+    return config
+
+
+def run_evaluate(args) -> int:
+    """--mode=eval: accuracy on the test split, overall and per class."""
+    _set_determinism(args)
+    which = _which_weights(args)
+    found = find_weights(args.weights, args.workdir, default.get_config())
+    config = args.config
+    if config is None and args.workdir:
+        config = files_of.read_config(args.workdir, default.get_config())
+    if config is None:
+        config = default.get_config()
+        config.dataset.name = found.dataset["name"]
+        config.dataset.labels = str(found.dataset.get("labels", "fine"))
+    config_lib.validate(config, default.FIELDS)
+    config.dataset.image_size = found.image_size
+    dataset = datasets.load(config.dataset, config.seed)
+    if dataset.class_names != found.class_names:
+        theirs, ours = (", ".join(x.class_names[:3]) for x in (found, dataset))
+        raise UserError(
+            f"the weights know other classes ({theirs}, ...) than the data set {dataset.name} has "
+            f"({ours}, ...): give a recipe of their data set with --config"
+        )
+    result = evaluate.evaluate_weights(found, dataset.test, config)
+    if not np.isfinite(result.loss):
+        raise UserError(f"{files.shown(which)}: the network's loss on {dataset.name} is not finite")
+    if not parallel.is_main():
+        return 0
+    if args.json:
+        print(json.dumps({"weights": which, "epoch": found.epoch, **result.to_dict()}))
+    else:
+        print(f"{found.model['name']} {_chosen(found)}, on {dataset.name} test")
+        print(result.to_text())
+    written = _record_evaluation(result, dataset, found, which, args.workdir)
+    if not args.json:
+        print("written:", *written)
+    return 0
+
+
+def _chosen(found: Weights) -> str:
+    chosen = f", chosen on {found.chosen_on}" if found.chosen_on else ""
+    return f"after epoch {found.epoch}{chosen}"
+
+
+def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str) -> list[str]:
+    """Writes the page, the confusion matrix as a picture and, in a workdir, the result into report.json."""
+    report_path = os.path.join(workdir, files_of.REPORT)
+    report = reports.read_report(report_path) if workdir else {}
+    folder = os.path.join(workdir, files_of.EVALUATION)
+    title = f"{found.model['name']} on {dataset.name} test"
+    subtitle = f"weights: {files.shown(which)}, {_chosen(found)}"
+    images, labels = dataset.test.images, dataset.test.labels
+    page = evaluation_page.write(folder, result, images, labels, title, subtitle)
+    if which not in ("best", "latest"):
+        which = os.path.splitext(os.path.basename(which))[0]
+    picture = os.path.join(workdir or folder, files_of.confusion_plot(which))
+    plots.plot_confusion(picture, result.confusion, result.class_names)
+    if not workdir:
+        return [page, picture]
+    report.setdefault("eval", {})[which] = result.to_dict()
+    reports.write_json(report_path, report)
+    return [page, picture, report_path]
+
+
+def run_predict(args) -> int:
+    """--mode=predict: the five most probable classes of each picture; 1 if one cannot be read."""
+    if not args.image:
+        raise UserError("--mode=predict needs a picture: --image=FILE or --image=FOLDER")
+    if args.output:
+        prediction_sheet.check_path(args.output)
+    which = _which_weights(args)
+    found = find_weights(args.weights, args.workdir, default.get_config())
+    answers, errors = predict.predict_files(found, args.image)
+    if args.json:
+        print(json.dumps({"weights": which, "predictions": answers, "errors": errors}))
+    elif answers:
+        if not args.weights and not args.workdir:
+            print(f"{which}, which comes along, trained on {found.dataset['name']}:")
+        print(predict.to_text(answers))
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if args.output and answers:
+        written = prediction_sheet.write(args.output, answers, predict.picture_size(found))
+        if not args.json:
+            print("written:", *written)
+    return 1 if errors else 0
+
+
+def run_export(args) -> int:
+    """--mode=export: a trained network in a file for other programs."""
+    found = find_weights(args.weights, args.workdir, default.get_config())
+    format_, path = export.choose(args.format, args.output, found.model["name"])
+    export.write(path, format_, found)
+    size = predict.picture_size(found)
+    print(f"{found.model['name']} after epoch {found.epoch}, {len(found.class_names)} classes")
+    if format_ != "safetensors":
+        print(f"{export.INPUT}: uint8 [batch, {size}, {size}, 3], in RGB")
+        print(f"{export.OUTPUT}: float32 [batch, {len(found.class_names)}]")
+    print("written:", files.shown(path))
+    return 0
+
+
+def _which_weights(args) -> str:
+    """For people, and for names of files: the weights that `inference.find_weights` finds."""
+    return args.weights or ("best" if args.workdir else pretrained.DEFAULT)

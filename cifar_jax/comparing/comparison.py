@@ -1,0 +1,327 @@
+"""Runs side by side: what their folders tell, runs that differ in nothing but the seed together.
+
+Finished and running runs alike are read from config.json, metrics.jsonl and report.json; a checkpoint
+is never touched. Times are those of the epochs: training and evaluation, the steps' compilation left out.
+"""
+
+import dataclasses
+import glob
+import itertools
+import math
+import os
+import re
+import statistics
+from collections.abc import Callable, Sequence
+
+from ml_collections import ConfigDict
+
+from cifar_jax import config as config_lib
+from cifar_jax import models
+from cifar_jax.errors import UserError
+from cifar_jax.inference import weights
+from cifar_jax.models import size
+from cifar_jax.reporting import reports
+from cifar_jax.storage import workdir as files_of
+from cifar_jax.system import files
+from cifar_jax.training import best_epoch
+from configs import default
+
+FOLDER = "compare"
+# For runs that have not said yet what their classes are.
+_CLASSES = {"cifar10": 10, "digits": 10, ("cifar100", "fine"): 100, ("cifar100", "coarse"): 20}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What is known of one run.
+
+    Attributes:
+      name: its path below the folder that all runs have in common.
+      history: an entry for each epoch evaluated so far, as in `reports`.
+      report: report.json, {} while there is none.
+      parameters, multiply_adds: as in `model_size`; None where the number of classes is not known.
+    """
+
+    name: str
+    config: ConfigDict
+    history: list[dict]
+    report: dict
+    parameters: int | None
+    multiply_adds: int | None
+
+    @property
+    def epochs(self) -> int:
+        """Done, as far as they were evaluated."""
+        return self.history[-1]["epoch"] if self.history else 0
+
+    @property
+    def finished(self) -> bool:
+        return self.epochs >= self.config.num_epochs
+
+    @property
+    def final_accuracy(self) -> float | None:
+        """On the test images, after the last epoch so far."""
+        return self.history[-1]["test_accuracy"] if self.history else None
+
+    @property
+    def best(self) -> dict | None:
+        return best_epoch(self.history)
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds from the first step to the end of each epoch of the history."""
+        seconds = [entry["seconds"] for entry in self.history]
+        return [math.fsum(seconds[: i + 1]) for i in range(len(seconds))]
+
+    @property
+    def images_per_second(self) -> float | None:
+        speeds = [entry["images_per_second"] for entry in self.history]
+        return statistics.median(speeds) if speeds else None
+
+    @property
+    def accuracy_per_class(self) -> dict[str, float | None]:
+        """After the last epoch; {} while there is no report of it."""
+        if not self.history or self.report.get("final", {}).get("epoch") != self.epochs:
+            return {}
+        found = self.report.get("test", {}).get("accuracy_per_class")
+        return found if isinstance(found, dict) else {}
+
+    def epochs_to(self, accuracy: float) -> int | None:
+        """The first epoch that ended with this accuracy on the test images, or more."""
+        reached = (e["epoch"] for e in self.history if e["test_accuracy"] >= accuracy)
+        return next(reached, None)
+
+    def time_to(self, accuracy: float) -> float | None:
+        pairs = zip(self.history, self.times, strict=True)
+        return next((time for e, time in pairs if e["test_accuracy"] >= accuracy), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The runs of one recipe, by seed."""
+
+    name: str
+    runs: tuple[RunResult, ...]
+
+    @property
+    def counted(self) -> tuple[RunResult, ...]:
+        """The runs that its means are taken over: the finished ones, else those with an epoch."""
+        finished = tuple(run for run in self.runs if run.finished)
+        return finished or tuple(run for run in self.runs if run.history)
+
+    def values(self, of: Callable[[RunResult], float | None]) -> list[float]:
+        """A quantity of each of the counted runs that has it."""
+        return [value for value in map(of, self.counted) if value is not None]
+
+    def mean(self, of: Callable[[RunResult], float | None]) -> float | None:
+        values = self.values(of)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, of: Callable[[RunResult], float | None]) -> float | None:
+        """The standard deviation of single runs (n - 1); None below two."""
+        values = self.values(of)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    @property
+    def accuracy_per_class(self) -> dict[str, float | None]:
+        """The mean over the counted runs that have a report."""
+        runs = [run.accuracy_per_class for run in self.counted if run.accuracy_per_class]
+        names = runs[0] if runs else ()
+        values = {name: [x for run in runs if _is_number(x := run.get(name))] for name in names}
+        return {name: statistics.fmean(found) if found else None for name, found in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """All that a page shows.
+
+    Attributes:
+      folder: the common parent of the runs.
+      recipes: by accuracy on the test images after the last epoch, highest first.
+      target: an accuracy, for the time that it took to get there.
+      target_given: whether the user chose it.
+      skipped: a line on each folder that could not be read.
+    """
+
+    folder: str
+    recipes: tuple[Recipe, ...]
+    target: float
+    target_given: bool
+    skipped: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[RunResult, ...]:
+        return tuple(run for recipe in self.recipes for run in recipe.runs)
+
+    @property
+    def datasets(self) -> list[str]:
+        return sorted({dataset_name(run.config) for run in self.runs})
+
+
+def compare(paths: Sequence[str], target: float | None = None) -> Comparison:
+    """Reads runs.
+
+    Args:
+      paths: folders of runs, folders with runs below them, and patterns of both ("runs/*").
+      target: the accuracy to give times to, a fraction; None: the highest whole percent that at
+        least half of the runs reach.
+
+    Raises:
+      UserError: there is no run that can be read, or the target is none.
+    """
+    check_target(target)
+    workdirs, skipped = find_runs(paths)
+    folder = _common_parent(workdirs)
+    found = []
+    for workdir in workdirs:
+        try:
+            found.append(read_run(workdir, os.path.relpath(workdir, folder)))
+        except UserError as error:
+            skipped.append(" ".join(str(error).split()))
+    if not found:
+        shown = ", ".join(map(files.shown, paths))
+        why = f" ({'; '.join(skipped)})" if skipped else ""
+        raise UserError(f"there is no run to compare in {shown}{why}")
+    recipes = group(found)
+    given = target is not None
+    return Comparison(
+        folder, recipes, target if given else _common_target(found), given, tuple(skipped)
+    )
+
+
+def check_target(target: float | None) -> None:
+    """Raises UserError for what is no accuracy."""
+    if target is not None and not 0 < target <= 1:
+        hint = f": did you mean {target / 100:g}?" if 1 < target <= 100 else ""
+        raise UserError(f"--target_accuracy={target:g} is not a fraction between 0 and 1{hint}")
+
+
+def find_runs(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the workdirs that the paths name or hold, each once; a line on each path without any)."""
+    workdirs, skipped = {}, []
+    for path in paths:
+        # A folder whose own name holds brackets or stars is meant as it is.
+        for match in [path] if os.path.exists(path) else sorted(glob.glob(path)) or [path]:
+            below = _runs_below(match)
+            workdirs |= {os.path.realpath(run): run for run in below}
+            # What a pattern matches beside runs (notes, an earlier comparison) is no mistake.
+            if not below and match == path:
+                exists = os.path.isdir(match)
+                why = "holds no run" if exists else "there is no such folder"
+                skipped.append(f"{files.shown(match)}: {why}")
+    return list(workdirs.values()), skipped
+
+
+def _runs_below(folder: str) -> list[str]:
+    found = []
+    for path, folders, _ in os.walk(folder):
+        folders.sort()
+        if files_of.has_run(path):
+            found.append(os.path.normpath(path))
+            folders.clear()
+    return found
+
+
+def _common_parent(workdirs: Sequence[str]) -> str:
+    """The innermost folder that holds all of them, from here where it is below here."""
+    parents = [os.path.dirname(os.path.abspath(path)) for path in workdirs]
+    parent = os.path.commonpath(parents) if parents else os.curdir
+    relative = os.path.relpath(parent)
+    return parent if relative.startswith(os.pardir) else relative
+
+
+def read_run(workdir: str, name: str) -> RunResult:
+    """A run from the files in its folder; UserError where one of them is damaged."""
+    config = files_of.read_config(workdir, default.get_config())
+    try:
+        config_lib.validate(config, default.FIELDS)
+    except UserError as error:
+        raise UserError(f"{os.path.join(workdir, files_of.CONFIG)}: {error}") from None
+    history = reports.read_metrics(os.path.join(workdir, files_of.METRICS))
+    report = reports.read_report(os.path.join(workdir, files_of.REPORT))
+    parameters = multiply_adds = None
+    classes = _number_of_classes(workdir, config, report)
+    if classes:
+        try:
+            options = config_lib.model_options(config)
+            model = models.create_model(config.model.name, classes, **options)
+            parameters = size.parameters(model, config.dataset.image_size)
+            multiply_adds = size.multiply_adds(model, config.dataset.image_size)
+        except UserError as error:
+            raise UserError(f"{workdir}: {error}") from None
+    return RunResult(name, config, history, report, parameters, multiply_adds)
+
+
+def _number_of_classes(workdir: str, config: ConfigDict, report: dict) -> int | None:
+    names = report.get("dataset", {}).get("class_names")
+    if isinstance(names, list):
+        return len(names)
+    name = config.dataset.name
+    known = _CLASSES.get(name) or _CLASSES.get((name, config.dataset.labels))
+    if known:
+        return known
+    try:
+        return len(weights.load(os.path.join(workdir, files_of.BEST_WEIGHTS)).class_names)
+    except UserError:  # before the end of the first epoch
+        return None
+
+
+def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
+    """The runs by recipe, the seed left out; highest mean accuracy first, without any last."""
+    by_recipe: dict[str, list[RunResult]] = {}
+    for run in runs:
+        by_recipe.setdefault(repr(recipe_fields(run)), []).append(run)
+    recipes, taken = [], set()
+    for members in by_recipe.values():
+        members = sorted(members, key=lambda run: (run.config.seed, run.name))
+        name = _common_name([run.name for run in members]) or members[0].config.model.name
+        if name in taken:
+            name = members[0].name
+        taken.add(name)
+        recipes.append(Recipe(name, tuple(members)))
+
+    def order(recipe):
+        accuracy = recipe.mean(lambda run: run.final_accuracy)
+        return (accuracy is None, -(accuracy or 0), recipe.name)
+
+    return tuple(sorted(recipes, key=order))
+
+
+def recipe_fields(run: RunResult) -> dict:
+    """The flat fields of a run's recipe, without its seed."""
+    return {name: value for name, value in config_lib.recipe(run.config).items() if name != "seed"}
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """What the names of the runs of a recipe begin with: "lenet" for lenet-seed0 and lenet-seed1."""
+    if len(names) == 1:
+        return names[0]
+    parts = [re.split(r"([-_./ ])", name) for name in names]
+    columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+    name = "".join(column[0] for column in columns).rstrip("-_./ ")
+    return name.removesuffix("seed").rstrip("-_./ ")
+
+
+def differences(recipes: Sequence[Recipe]) -> dict[str, list]:
+    """Each field in which the recipes differ, with its value in every one of them."""
+    fields = [recipe_fields(recipe.runs[0]) for recipe in recipes]
+    names = {name: None for recipe in fields for name in recipe}
+    found = {name: [recipe.get(name) for recipe in fields] for name in names}
+    return {name: values for name, values in found.items() if any(v != values[0] for v in values)}
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float)
+
+
+def dataset_name(config: ConfigDict) -> str:
+    """As "cifar10" or "cifar100 coarse"."""
+    coarse = config.dataset.labels == "coarse"
+    return config.dataset.name + (" coarse" if coarse else "")
+
+
+def _common_target(runs: Sequence[RunResult]) -> float:
+    """The highest whole percent that at least half of the runs reach."""
+    reached = sorted(max(e["test_accuracy"] for e in run.history) for run in runs if run.history)
+    middle = reached[len(reached) // 2] if reached else 0.0
+    return math.floor(100 * middle + 1e-9) / 100

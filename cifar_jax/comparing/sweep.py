@@ -1,0 +1,223 @@
+"""Several recipes and seeds one after another, each an ordinary run in a process of its own.
+
+A process for each, so that memory and a crash stay its own. What the folders hold decides what is left
+to do: a sweep that was ended at any moment goes on when it is started again.
+"""
+
+import dataclasses
+import glob
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from ml_collections import ConfigDict
+
+from cifar_jax.errors import UserError
+from cifar_jax.reporting import reports
+from cifar_jax.storage import workdir as files_of
+from cifar_jax.system import files, interruption
+from configs import default
+
+# In a folder of recipes, what is none.
+_NO_RECIPES = ("__init__.py", "default.py", "rerun.py")
+_PR_SET_PDEATHSIG = 1
+_TAIL_BYTES = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A run of a sweep: its folder and the flags that make it."""
+
+    workdir: str
+    flags: tuple[str, ...]
+    config: ConfigDict
+
+    def is_finished(self) -> bool:
+        """Whether its folder holds the report of its last epoch."""
+        try:
+            report = reports.read_report(os.path.join(self.workdir, files_of.REPORT))
+        except UserError:  # training writes it again
+            return False
+        return report.get("final", {}).get("epoch", 0) >= self.config.num_epochs
+
+
+def find_recipes(paths: Sequence[str]) -> list[str]:
+    """The recipes that paths, folders and patterns name, each once; as --config takes them."""
+    found = {}
+    for path in paths:
+        matches = [path]
+        if os.path.isdir(path):
+            matches = sorted(glob.glob(os.path.join(glob.escape(path), "*.py")))
+            matches = [match for match in matches if os.path.basename(match) not in _NO_RECIPES]
+            if not matches:
+                raise UserError(f"--recipes: there is no recipe in the folder {path}")
+        elif not os.path.exists(path):
+            matches = sorted(glob.glob(path)) or [path]
+        found |= {os.path.realpath(match): match for match in matches}
+    return list(found.values())
+
+
+def plan(
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    fields: Sequence[str],
+    folder: str,
+    load: Callable[[str, Sequence[str]], ConfigDict],
+) -> list[Planned]:
+    """The runs of a sweep, in order, each in a folder like FOLDER/lenet-seed0.
+
+    Args:
+      recipes: as --config takes them.
+      seeds: of every recipe; none: the one that the recipe has.
+      fields: flags that change fields of every recipe, as "--config.num_epochs=2".
+      load: (recipe, flags) -> its config, sound; UserError else.
+
+    Raises:
+      UserError: a recipe is none, or a folder holds a run of another recipe. Nothing was begun.
+    """
+    planned = []
+    for recipe, name in zip(recipes, _names(recipes), strict=True):
+        for seed in seeds or [None]:
+            changes = (*fields, *([] if seed is None else [f"--config.seed={seed}"]))
+            config = load(recipe, changes)
+            workdir = os.path.join(folder, f"{name}-seed{config.seed}")
+            files_of.check_recipe(workdir, config, default.get_config())
+            flags = (f"--config={recipe}", *changes, f"--workdir={workdir}")
+            planned.append(Planned(workdir, flags, config))
+    return planned
+
+
+def _names(recipes: Sequence[str]) -> list[str]:
+    """A name for each recipe: its file's, with the folder's before it where two have the same."""
+    # The run of configs/rerun.py:RUN names it better than the file does.
+    paths = [os.path.abspath(recipe.partition(":")[2] or recipe) for recipe in recipes]
+    stems = [os.path.basename(path).removesuffix(".py") for path in paths]
+    folders = [os.path.basename(os.path.dirname(path)) for path in paths]
+    return [
+        f"{folder}-{stem}" if stems.count(stem) > 1 else stem
+        for folder, stem in zip(folders, stems, strict=True)
+    ]
+
+
+def run(planned: Sequence[Planned], command: Sequence[str]) -> tuple[dict[str, str], int]:
+    """Trains what is not finished.
+
+    Args:
+      planned: the runs, in order.
+      command: what starts `main.py`, to which a run's flags are added.
+
+    Returns:
+      (why, for the folder of each run that failed; the signal that stopped the sweep, else 0).
+    """
+    failed, signals = {}, _Signals()
+    with interruption.passed_to(signals.note):
+        for number, each in enumerate(planned, start=1):
+            place = f"[{number}/{len(planned)}] {files.shown(each.workdir)}"
+            if each.is_finished():
+                print(f"{place}: finished already", flush=True)
+                continue
+            print(place, flush=True)
+            status, said = _run_process([*command, *each.flags], signals)
+            if signals.received:
+                break
+            if status:
+                failed[each.workdir] = _why(status, said)
+    return failed, signals.received
+
+
+class _Signals:
+    """Passes SIGINT and SIGTERM on to the current run, which saves and leaves (at once at a second)."""
+
+    def __init__(self):
+        self.received = 0
+        self._process = None
+
+    def note(self, number: int) -> None:
+        self.received = number
+        if self._process:
+            self._process.send_signal(number)
+
+    def follow(self, process: subprocess.Popen) -> None:
+        """From now on this is the current run."""
+        self._process = process
+        if self.received:  # while the process was being started
+            process.send_signal(self.received)
+
+    def unfollow(self) -> None:
+        self._process = None
+
+
+def _run_process(command: Sequence[str], signals: _Signals) -> tuple[int, str]:
+    """Runs a command to its end: (its exit status, the last that it wrote to standard error).
+
+    Standard error is shown as it comes, through a terminal where ours is one: progress bars stay.
+    The process is in a session of its own, or a Ctrl-C would come to it twice, once from the
+    terminal; and it is told to save and leave if this process is killed.
+    """
+    is_terminal = sys.stderr.isatty() and hasattr(os, "openpty")
+    reader, writer = os.openpty() if is_terminal else os.pipe()
+    if is_terminal:
+        _copy_size(sys.stderr.fileno(), writer)
+    try:
+        process = subprocess.Popen(
+            [*_end_with_parent(), *command],
+            stdin=subprocess.DEVNULL,
+            stderr=writer,
+            start_new_session=True,
+        )
+    finally:
+        os.close(writer)
+    signals.follow(process)
+    tail = b""
+    while chunk := _read(reader):
+        sys.stderr.buffer.write(chunk)
+        sys.stderr.flush()
+        tail = (tail + chunk)[-_TAIL_BYTES:]
+    os.close(reader)
+    status = process.wait()
+    signals.unfollow()
+    return status, tail.decode(errors="replace")
+
+
+def _end_with_parent() -> list[str]:
+    """What starts a command so that it gets SIGTERM when this process ends, however that ends.
+
+    A program before the program, as nothing may safely run between a fork and an exec.
+    """
+    if sys.platform != "linux":
+        return []
+    code = (
+        f"import ctypes, os, sys; ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGTERM)})"
+        "; os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
+def _copy_size(terminal: int, other: int) -> None:
+    # Not everywhere there are such modules, and training needs none of this.
+    import fcntl
+    import termios
+
+    size = fcntl.ioctl(terminal, termios.TIOCGWINSZ, bytes(8))
+    fcntl.ioctl(other, termios.TIOCSWINSZ, size)
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # how a terminal says that its other side is closed
+        return b""
+
+
+def _why(status: int, said: str) -> str:
+    """Why a run failed, in one line."""
+    number = -status if status < 0 else status - 128
+    if number in {each.value for each in signal.Signals}:
+        name = signal.Signals(number).name
+        memory = " (is there enough memory?)" if name == "SIGKILL" else ""
+        return f"ended by {name}{memory}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or [f"exit status {status}"])[-1]

@@ -1,0 +1,120 @@
+"""Fields that are sound by themselves but do not fit together, or tuples that do not fit in themselves."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+from cifar_jax.config.fields import COUNT, FINITE, TINY
+from cifar_jax.config.words import shown
+
+# Beta distributions with a smaller alpha give NaN in float32.
+LEAST_MIXUP = 1e-6
+
+# Longer tuples would take minutes to compile.
+MOST_BOUNDARIES = 1000
+
+# Training images of well-known sets. Others are checked when they are loaded.
+TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1437}
+
+# ((names of fields, ...), what is wrong).
+Errors = Iterator[tuple[tuple[str, ...], str]]
+
+
+def contradictions(flat: dict) -> Errors:
+    """What is wrong between the fields of a flat config whose single values are right."""
+    yield from _schedule_errors(flat)
+    yield from _dataset_errors(flat)
+    yield from _augment_errors(flat)
+    yield from _optimizer_errors(flat)
+    for name in ("transfer.frozen_epochs", "transfer.freeze_batch_norm"):
+        if flat[name] and not flat["init_from"]:
+            yield (name, "init_from"), f"{name} needs pretrained weights: set init_from"
+
+
+def _augment_errors(flat: dict) -> Errors:
+    if flat["augment.alternating_flip"] and not flat["augment.flip"]:
+        names = ("augment.alternating_flip", "augment.flip")
+        yield names, "augment.alternating_flip is a way to flip: set augment.flip"
+    alpha = flat["augment.mixup"]
+    if 0 < alpha < LEAST_MIXUP:
+        words = f"augment.mixup is {alpha}, but must be 0 or at least {LEAST_MIXUP}"
+        yield ("augment.mixup",), words
+    size = flat["dataset.image_size"]
+    for name in ("augment.cutout", "augment.crop_padding"):
+        if flat[name] > size:
+            words = f"{name} {flat[name]} is larger than dataset.image_size {size}"
+            yield (name, "dataset.image_size"), words
+
+
+def _optimizer_errors(flat: dict) -> Errors:
+    optimizer = flat["optimizer.name"]
+    for name in ("optimizer.bias_lr_factor", "optimizer.head_lr_factor"):
+        if flat[name] != 1 and optimizer not in ("sgd", "muon"):
+            yield (name, "optimizer.name"), f"{name} is for sgd and muon, not {optimizer}"
+    if optimizer == "muon" and flat["init_from"]:
+        yield (
+            ("optimizer.name", "init_from"),
+            "optimizer.name 'muon' gives every convolution kernel a new norm, which spoils the "
+            "weights of init_from: use sgd, adam or adamw",
+        )
+
+
+def _schedule_errors(flat: dict) -> Errors:
+    # A boundary after the last epoch is allowed: a run may be extended.
+    boundaries, name = flat["lr_schedule.boundaries"], "lr_schedule.boundaries"
+    if len(boundaries) > MOST_BOUNDARIES:
+        yield (name,), f"{name} has {len(boundaries)} epochs, but at most {MOST_BOUNDARIES} fit"
+    elif any(epoch <= 0 for epoch in boundaries):
+        yield (name,), f"{name} {shown(boundaries)} must be positive numbers of epochs"
+    elif any(a >= b for a, b in itertools.pairwise(boundaries)):
+        yield (name,), f"{name} {shown(boundaries)} must increase"
+    elif flat["lr_schedule.name"] == "step" and boundaries and flat["lr_schedule.factor"] > 1:
+        rate, factor = flat["lr_schedule.learning_rate"], flat["lr_schedule.factor"]
+        if rate and math.log(rate) + len(boundaries) * math.log(factor) > math.log(FINITE):
+            names = (name, "lr_schedule.name", "lr_schedule.factor", "lr_schedule.learning_rate")
+            yield (
+                names,
+                f"lr_schedule.factor {factor:g} at {len(boundaries)} boundaries makes "
+                f"lr_schedule.learning_rate {rate:g} infinite",
+            )
+    if flat["lr_schedule.warmup_epochs"] > flat["num_epochs"]:
+        names = ("lr_schedule.warmup_epochs", "num_epochs")
+        yield names, "lr_schedule.warmup_epochs is longer than num_epochs"
+
+
+def _dataset_errors(flat: dict) -> Errors:
+    for name in ("dataset.mean", "dataset.std"):
+        value = flat[name]
+        if value is not None and len(value) != 3:
+            yield (name,), f"{name} is {shown(value)}, but takes three numbers, one per channel"
+        elif value is not None and name == "dataset.std" and min(value) < TINY:
+            yield (name,), f"{name} is {shown(value)}, but must be positive"
+    # TFDS names may end in a colon and a version.
+    dataset = flat["dataset.name"].partition(":")[0]
+    if flat["dataset.labels"] == "coarse" and dataset != "cifar100":
+        names = ("dataset.labels", "dataset.name")
+        yield names, "dataset.labels is 'coarse', which only cifar100 has"
+    names = ("dataset.name", "dataset.path")
+    if dataset == "folder" and not flat["dataset.path"]:
+        yield names, "dataset.name is 'folder': set dataset.path to the folder of pictures"
+    if flat["dataset.path"] and dataset != "folder":
+        yield names, f"dataset.path is for dataset.name 'folder', not {shown(dataset)}"
+    yield from _size_errors(flat, dataset)
+
+
+def _size_errors(flat: dict, dataset: str) -> Errors:
+    there = TRAIN_IMAGES.get(dataset, COUNT)
+    wanted, held_out = flat["dataset.train_examples"], flat["dataset.validation_examples"]
+    names = ("dataset.name", "dataset.train_examples", "dataset.validation_examples")
+    if wanted + held_out > there or held_out >= there:
+        yield (
+            names,
+            f"dataset.train_examples {wanted} and dataset.validation_examples {held_out} ask for "
+            f"more than the {there:,} training images of {dataset}",
+        )
+    elif flat["batch_size"] > (wanted or there - held_out):
+        yield (
+            ("batch_size", *names),
+            f"batch_size {flat['batch_size']} is larger than the training set of "
+            f"{wanted or there - held_out} examples",
+        )

@@ -1,0 +1,61 @@
+"""A config as JSON, as a workdir keeps it in config.json."""
+
+import copy
+import json
+
+from ml_collections import ConfigDict
+
+from cifar_jax.config.words import nearest, shown
+from cifar_jax.errors import UserError
+
+# Format version of config.json and report.json. Raise it when an older program would misread them.
+FORMAT = 1
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config as JSON that `from_json` reads."""
+    return json.dumps({"format": FORMAT, **config.to_dict()}, indent=2) + "\n"
+
+
+def from_json(text: str, default: ConfigDict) -> ConfigDict:
+    """A config with the fields of `default` and the values in `text`.
+
+    Raises:
+      UserError: the text is not a config, has another format, or names an unknown field.
+    """
+    config = copy.deepcopy(default)
+    try:
+        values = json.loads(text)
+        check_format(values)
+        if isinstance(values, dict):
+            values.pop("format", None)
+        with config.unlocked():
+            _update(config, values)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"not a config of this version: {error}") from None
+    return config
+
+
+def check_format(values) -> None:
+    """Raises UserError if the JSON of a workdir's file has an unknown format version.
+
+    Files without a version are older than versions, and count as version 1.
+    """
+    version = values.get("format", FORMAT) if isinstance(values, dict) else FORMAT
+    if version != FORMAT or isinstance(version, bool):
+        raise UserError(
+            f"it has format version {shown(version)}, but this program reads {FORMAT}: use the "
+            "program that wrote it, or a newer one"
+        )
+
+
+def _update(config, values):
+    if not isinstance(values, dict):
+        raise ValueError(f"{shown(values)} where a group of fields should be")
+    for name, value in values.items():
+        if name not in config:
+            raise ValueError(f"there is no field {name!r}{nearest(name, config)}")
+        if isinstance(config[name], ConfigDict):
+            _update(config[name], value)
+        else:
+            config[name] = tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,75 @@
+"""Decoded images on disk, so that a run starts in well under a second.
+
+One file for each source, image size and kind of labels. It is used only if it was made from what
+the source is now and every byte's checksum holds; else it is made again. It appears whole or not
+at all, so that processes that start together cannot spoil it.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+
+from cifar_jax.data.source import Images, Source, completed
+from cifar_jax.errors import UserError
+from cifar_jax.system import files
+
+# Raise it when what is stored, or how a picture is decoded, changes.
+_FORMAT = 1
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_TUPLES = ("class_names", "mean", "std")
+_log = logging.getLogger(__name__)
+
+
+def read_through(folder: Path, name: str, source: Source, variant: list) -> Images:
+    """The images of `source`, from the cache or else from the source (then kept in the cache).
+
+    `variant` is whatever else decides the images (size, kind of labels). A cache that cannot be
+    read or written costs a warning and time, nothing else.
+    """
+    place = hashlib.sha256(json.dumps([source.place, variant]).encode()).hexdigest()[:16]
+    path = folder / f"{re.sub(r'[^a-z0-9_]+', '-', name.lower())}-{place}.npz"
+    identity = json.dumps([_FORMAT, source.place, variant, source.version])
+    images = _read(path, identity)
+    if images is None:
+        images = completed(source.read(), source.place)
+        _write(path, identity, images)
+    return images
+
+
+def _read(path: Path, identity: str) -> Images | None:
+    """What was kept for `identity`; None where there is nothing, or nothing that is whole."""
+    try:
+        # `np.load` reads a zip file, which keeps a CRC-32 of each array and checks it.
+        with np.load(path, allow_pickle=False) as file:
+            header = json.loads(str(file["header"]))
+            if header["identity"] != identity:
+                return None
+            arrays = {name: file[name] for name in _ARRAYS}
+            tuples = {name: tuple(header[name]) for name in _TUPLES}
+        return Images(**arrays, **tuples)
+    except FileNotFoundError:
+        return None
+    # Damaged bytes surface as nearly any exception of zipfile, NumPy or JSON.
+    except Exception as error:
+        _log.warning("%s is damaged (%s) and will be made again.", path, files.reason(error))
+        return None
+
+
+def _write(path: Path, identity: str, images: Images) -> None:
+    tuples = {name: getattr(images, name) for name in _TUPLES}
+    header = json.dumps({"identity": identity, **tuples})
+    arrays = {name: getattr(images, name) for name in _ARRAYS}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_path(path) as part, open(part, "wb") as file:
+            np.savez(file, header=np.array(header), **arrays)
+    except (OSError, UserError) as error:
+        _log.warning(
+            "Decoded images are not kept in %s for the next start: %s.",
+            path.parent,
+            files.reason(error),
+        )

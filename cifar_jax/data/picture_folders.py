@@ -1,0 +1,184 @@
+"""Your own pictures: a folder with a subfolder for each class, decoded in parallel.
+
+With `train` and `test` (or `val`) in it, each with a subfolder for each class, those are the splits. Else a
+share of each class is drawn to test on, by the names of its pictures and a seed of its own: the
+split is part of the data set, so no run tests on what another one trained on.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import sys
+
+import numpy as np
+
+from cifar_jax.data import pictures
+from cifar_jax.data.source import Images, Source, progress
+from cifar_jax.errors import UserError
+from cifar_jax.system import files
+
+TEST_FOLDERS = ("test", "val", "validation", "valid")
+# Pictures that are named in one line of refusal.
+_NAMED = 3
+
+
+def pictures_source(config, image_size: int) -> Source:
+    """The pictures in config.path (`config` is the `dataset` part), in order of class and name.
+
+    Raises:
+        UserError: one line, where the folder is no such data set.
+    """
+    folder = os.path.abspath(os.path.expanduser(config.path))
+    if config.labels != "fine":
+        raise UserError("a folder has no coarse labels; set config.dataset.labels=fine.")
+    train, test = _splits(folder, config.test_share, config.split_seed)
+    names = tuple(train)
+    stats = [
+        [os.path.relpath(path, folder), *_size_and_time(path)]
+        for split in (train, test)
+        for paths in split.values()
+        for path in paths
+    ]
+    digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    skip = config.broken_pictures == "skip"
+
+    def read() -> Images:
+        arrays, broken = [], []
+        for what, split in (("train", train), ("test", test)):
+            images, labels, errors = _decode(split, image_size, f"decoding {what}")
+            arrays += [images, labels]
+            broken += errors
+        _tell(broken, skip)
+        for what, labels in (("train", arrays[1]), ("test", arrays[3])):
+            for label in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0):
+                raise UserError(f"no {what} picture of the class {names[label]!r} can be read")
+        return Images(*arrays, class_names=names)
+
+    return Source(folder, [digest, config.broken_pictures], read)
+
+
+def _splits(folder: str, share: float, seed: int) -> tuple[dict, dict]:
+    """The paths of (train, test) pictures, each as {class: [path, ...]} in order of name."""
+    shown = files.shown(folder)
+    if not os.path.exists(folder):
+        raise UserError(f"config.dataset.path: there is no folder {shown}")
+    if not os.path.isdir(folder):
+        raise UserError(f"config.dataset.path: {shown} is a file, not a folder")
+    here = _subfolders(folder)
+    test_folder = next((name for name in TEST_FOLDERS if name in here), None)
+    if "train" in here and test_folder:
+        train, test = (_classes(os.path.join(folder, name)) for name in ("train", test_folder))
+        for name in sorted(train.keys() ^ test.keys()):
+            has, lacks = ("train", test_folder) if name in train else (test_folder, "train")
+            raise UserError(f"{shown}: the class {name!r} is in {has}, but not in {lacks}")
+        return train, test
+    if "train" in here and _subfolders(os.path.join(folder, "train")):
+        raise UserError(f"{shown} has a folder train, but no folder test or val beside it")
+    classes = _classes(folder)
+    train, test = {}, {}
+    for name, paths in classes.items():
+        chosen = _chosen(name, paths, share, seed)
+        if not 0 < len(chosen) < len(paths):
+            raise UserError(
+                f"the class {name!r} in {shown} has {len(paths)} pictures: too few to train on some "
+                f"and test on {share:g} of them (config.dataset.test_share)"
+            )
+        train[name] = [path for path in paths if path not in chosen]
+        test[name] = [path for path in paths if path in chosen]
+    return train, test
+
+
+def _classes(folder: str) -> dict[str, list[str]]:
+    """{class: paths of its pictures}, both in order of name."""
+    shown = files.shown(folder)
+    names = _subfolders(folder)
+    if not names:
+        raise UserError(
+            f"{shown} has no subfolders: put the pictures of each class in one of its own"
+        )
+    if len(names) == 1:
+        raise UserError(
+            f"{shown} has one class only ({names[0]!r}): there is nothing to tell apart"
+        )
+    return {name: pictures.pictures_in(os.path.join(folder, name)) for name in names}
+
+
+def _subfolders(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _size_and_time(path: str) -> tuple[int, int]:
+    """Of a file; of a link to nothing, zeros: it is a broken picture and told as such."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _chosen(name: str, paths: list[str], share: float, seed: int) -> set[str]:
+    """A share of the paths, rounded, but at least one; drawn by their names."""
+
+    def rank(path):
+        text = json.dumps([seed, name, os.path.basename(path)])
+        return hashlib.sha256(text.encode()).digest()
+
+    return set(sorted(paths, key=rank)[: max(1, round(share * len(paths)))])
+
+
+def _decode(split: dict, size: int, what: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Images uint8 [N, size, size, 3], labels int32 [N], and a line for each picture that is broken.
+
+    In threads: Pillow decodes and resizes without Python's lock.
+    """
+    paths = [path for paths in split.values() for path in paths]
+    labels = np.repeat(np.arange(len(split), dtype=np.int32), [len(p) for p in split.values()])
+    try:
+        images = np.empty((len(paths), size, size, 3), np.uint8)
+    except MemoryError:
+        raise UserError(
+            f"{len(paths)} pictures of {size}x{size} pixels need {len(paths) * size**2 * 3 / 1e9:.0f} GB "
+            "of memory: choose a smaller config.dataset.image_size"
+        ) from None
+    whole = np.ones(len(paths), bool)
+    errors = []
+
+    def load(index):
+        try:
+            images[index] = pictures.load_picture(paths[index], size)
+        except UserError as error:
+            return index, str(error)
+        return index, None
+
+    # As many as the process may use, which a container or a job system may have limited.
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with pictures.refused_bombs(), concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            for index, error in progress(pool.map(load, range(len(paths))), len(paths), what):
+                if error:
+                    whole[index] = False
+                    errors.append(error)
+        # Ctrl-C must not wait until all are decoded.
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if errors:
+        images, labels = images[whole], labels[whole]
+    return images, labels, errors
+
+
+def _tell(broken: list[str], skip: bool) -> None:
+    """Lists the pictures that cannot be read; raises UserError unless they are to be skipped."""
+    if not broken:
+        return
+    if not skip:
+        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        count = "1 picture" if len(broken) == 1 else f"{len(broken)} pictures"
+        raise UserError(
+            f"{count} cannot be read ({'; '.join(broken[:_NAMED])}{more}): mend or delete them, or set "
+            "config.dataset.broken_pictures=skip, which lists all of them"
+        )
+    for line in broken:
+        print(f"skipped: {line}", file=sys.stderr)

@@ -1,0 +1,26 @@
+"""Trained networks at work: weights files, evaluation, prediction, and export to other programs.
+
+Take from here: the names below, and the modules `evaluate`, `export`, `other_libraries` (weights of
+torchvision and timm), `predict`, `prediction_sheet`, `pretrained` (the bundled networks) and `weights`.
+"""
+
+from cifar_jax.inference.calibration import BINS, Calibration
+from cifar_jax.inference.evaluate import Result
+from cifar_jax.inference.find import find_weights, inference_weights
+from cifar_jax.inference.weights import Weights
+
+__all__ = [
+    "BINS",
+    "Calibration",
+    "Result",
+    "Weights",
+    "evaluate",
+    "export",
+    "find_weights",
+    "inference_weights",
+    "other_libraries",
+    "predict",
+    "prediction_sheet",
+    "pretrained",
+    "weights",
+]

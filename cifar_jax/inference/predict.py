@@ -1,0 +1,100 @@
+"""Pictures to probabilities: the weights alone are needed, no data set."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cifar_jax.data import pictures
+from cifar_jax.errors import UserError
+from cifar_jax.inference.weights import Weights
+from cifar_jax.models import create_model
+from cifar_jax.steps import augment
+from cifar_jax.system import files
+
+# Pictures of one forward pass; the last is filled up, so there is one compilation.
+BATCH = 32
+
+
+def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
+    """The probability of each class: images uint8 [N, S, S, 3] -> float32 [N, C].
+
+    S is `picture_size(weights)`, or the network's own.
+    """
+    network = logits(weights)
+
+    @jax.jit
+    def forward(variables, pixels):
+        return jax.nn.softmax(network(variables, pixels))
+
+    batch = min(BATCH, len(images))
+    rows = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.uint8)])
+        rows.append(np.asarray(forward(weights.variables, jnp.asarray(filled)))[: len(part)])
+    return np.concatenate(rows)
+
+
+def logits(weights: Weights) -> Callable:
+    """The function (variables, images as above) -> float32 [N, C] whose softmax are probabilities."""
+    model = create_model(num_classes=len(weights.class_names), **weights.model)
+
+    def forward(variables, pixels):
+        inputs = augment.network_input(pixels, weights.image_size, weights.mean, weights.std)
+        return model.apply(variables, inputs, train=False)
+
+    return forward
+
+
+def picture_size(weights: Weights) -> int:
+    """Height and width in pixels that pictures are decoded to: as the training images lay in memory.
+
+    A network that was trained on enlarged 32x32 images has seen no finer detail.
+    """
+    return weights.dataset.get("enlarged_from", weights.image_size)
+
+
+def top_classes(row: np.ndarray, class_names, count: int = 5) -> list[tuple[str, float]]:
+    """The most probable classes of one row of probabilities [C], highest first."""
+    order = np.argsort(-row, kind="stable")[:count]
+    return [(class_names[i], float(row[i])) for i in order]
+
+
+def predict_files(weights: Weights, paths: list[str]) -> tuple[list[dict], list[str]]:
+    """Predicts picture files and the pictures in folders.
+
+    Returns:
+      (answers, errors): {"image": path, "classes": [{"name", "probability"}, ...]} for each picture
+      that could be read, and a line for each that could not.
+    """
+    read, images, errors = [], [], []
+    for path in paths:
+        try:
+            for file in pictures.find_pictures([path]):
+                try:
+                    images.append(pictures.load_picture(file, picture_size(weights)))
+                    read.append(file)
+                except UserError as error:
+                    errors.append(str(error))
+        except UserError as error:
+            errors.append(str(error))
+    if not read:
+        return [], errors
+    rows = probabilities(weights, np.stack(images))
+    answers = []
+    for path, row in zip(read, rows, strict=True):
+        top = top_classes(row, weights.class_names)
+        classes = [{"name": name, "probability": probability} for name, probability in top]
+        answers.append({"image": path, "classes": classes})
+    return answers, errors
+
+
+def to_text(answers: list[dict]) -> str:
+    """For people: each picture with its five most probable classes."""
+    lines = []
+    for answer in answers:
+        classes = [f"{c['name']} {c['probability']:.1%}" for c in answer["classes"]]
+        lines.append(f"{files.shown(answer['image'])}: {', '.join(classes)}")
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""Predictions as a picture: each one as it was given, as the network sees it, and the most probable
+classes as bars. Of many pictures, as many sheets as it takes.
+"""
+
+import dataclasses
+import os
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from cifar_jax.data import pictures
+from cifar_jax.errors import UserError
+from cifar_jax.reporting import plots
+from cifar_jax.system import files
+
+SUFFIX = ".png"
+# Pictures of one file; beyond, it would be too large for what shows it.
+PER_SHEET = 60
+
+# In pixels of the file.
+_SIDE = 160  # of a picture
+_NAMES, _BARS, _PERCENT = 115, 150, 60
+_GAP, _HEAD, _FOOT = 16, 30, 24
+_WIDTH = 2 * (_SIDE + _GAP) + _NAMES + _BARS + _PERCENT + _GAP
+_HEIGHT = _HEAD + _SIDE + _FOOT + _GAP
+_INK, _FAINT, _BAR = "#1d2126", "#646c76", "#0072B2"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One picture of a sheet.
+
+    Attributes:
+      title: its name.
+      given: the whole picture, shrunk to fit: uint8 [height, width, 3].
+      given_size: width and height that it had.
+      seen: what the network got: uint8 [size, size, 3].
+      classes: (name, probability), the most probable first.
+    """
+
+    title: str
+    given: np.ndarray
+    given_size: tuple[int, int]
+    seen: np.ndarray
+    classes: list[tuple[str, float]]
+
+
+def check_path(path: str) -> None:
+    """Raises UserError unless a sheet can be written there, as far as can be told before."""
+    folder = os.path.dirname(path) or "."
+    if not path.lower().endswith(SUFFIX):
+        raise UserError(
+            f"--output={files.shown(path)}: it is a picture, its name ends with {SUFFIX}"
+        )
+    if os.path.isdir(path):
+        raise UserError(f"--output={files.shown(path)} is a folder: name a file in it")
+    if not os.path.isdir(folder):
+        raise UserError(f"--output: there is no folder {files.shown(folder)}")
+
+
+def write(path: str, answers: list[dict], image_size: int) -> list[str]:
+    """Draws the answers of `predict.predict_files`; returns the files, `path` and then path-2, ....
+
+    Args:
+      path: a .png file.
+      answers: of `predict_files`; the pictures are read again.
+      image_size: height and width in pixels that they were decoded to for the network.
+    """
+    stem, suffix = os.path.splitext(path)
+    starts = range(0, len(answers), PER_SHEET)
+    names = [path, *(f"{stem}-{i}{suffix}" for i in range(2, len(starts) + 1))]
+    given = {os.path.realpath(answer["image"]) for answer in answers}
+    for name in names:
+        if os.path.realpath(name) in given:
+            raise UserError(
+                f"--output: {files.shown(name)} is one of the pictures: choose another name"
+            )
+    for name, start in zip(names, starts, strict=True):
+        draw(name, [_cell(answer, image_size) for answer in answers[start : start + PER_SHEET]])
+    return names
+
+
+def _cell(answer: dict, image_size: int) -> Cell:
+    picture = pictures.open_picture(answer["image"])
+    seen = pictures.square_rgb(picture, image_size)
+    # Small ones are enlarged without smoothing: what is looked at are their pixels.
+    scale = _SIDE / max(picture.size)
+    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return Cell(
+        title=os.path.basename(answer["image"]),
+        given=np.asarray(picture.resize(size, kind)),
+        given_size=picture.size,
+        seen=seen,
+        classes=[(entry["name"], entry["probability"]) for entry in answer["classes"]],
+    )
+
+
+def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
+    """One sheet as a PNG, whole or not at all."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    columns = 1 if len(cells) <= 3 else 2
+    rows = -(-len(cells) // columns)
+    width, height = columns * _WIDTH + _GAP, rows * _HEIGHT + _GAP
+    sheet = np.full((height, width, 3), 255, np.uint8)
+    figure = Figure(figsize=(width / plots.DPI, height / plots.DPI))
+    # One axes over the whole figure, a unit of it a pixel of the file: nothing is resampled.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+
+    def text(x, y, words, size=9, colour=_INK, **options):
+        axes.text(x, y, words, fontsize=size, color=colour, parse_math=False, **options)
+
+    for index, cell in enumerate(cells):
+        left, top = index % columns * _WIDTH + _GAP, index // columns * _HEIGHT + _GAP
+        text(left, top + 15, _cut(files.shown(cell.title), 70), size=10, weight="bold")
+        top += _HEAD
+        seen = _fit(cell.seen)
+        for x, image, words in (
+            (left, cell.given, f"as given, {cell.given_size[0]}x{cell.given_size[1]}"),
+            (
+                left + _SIDE + _GAP,
+                seen,
+                f"as the network sees it, {len(cell.seen)}x{len(cell.seen)}",
+            ),
+        ):
+            x += (_SIDE - image.shape[1]) // 2
+            y = top + (_SIDE - image.shape[0]) // 2
+            sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
+            middle = x + image.shape[1] / 2
+            text(middle, top + _SIDE + 15, words, size=7.5, colour=_FAINT, ha="center")
+        x = left + 2 * (_SIDE + _GAP) + _NAMES
+        for place, (name, probability) in enumerate(cell.classes):
+            y = top + (place + 0.5) * _SIDE / 5
+            text(x - 8, y, _cut(name, 18), ha="right", va="center")
+            bar = Rectangle((x, y - 9), max(1, probability * _BARS), 18, color=_BAR, linewidth=0)
+            axes.add_patch(bar)
+            text(x + probability * _BARS + 7, y, f"{probability:.1%}", va="center")
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box; there is nothing to do about it.
+        warnings.filterwarnings("ignore", message="Glyph")
+        plots.save(path, figure)
+
+
+def _fit(image: np.ndarray) -> np.ndarray:
+    """A square picture with sides of `_SIDE`, or of the largest whole multiple of its own below."""
+    zoom = _SIDE // len(image)
+    if zoom:
+        return image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    return np.asarray(Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+
+
+def _cut(words: str, length: int) -> str:
+    return words if len(words) <= length else f"{words[: length - 1]}…"

@@ -1,0 +1,252 @@
+"""Weights for inference as safetensors files. A file holds all that its use needs (model, class
+names, mean and deviation), and no time, host or path: equal runs give equal files to the byte.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from cifar_jax import models
+from cifar_jax.data import LARGEST_IMAGE
+from cifar_jax.errors import UserError
+from cifar_jax.system import files
+
+FORMAT = 1
+# The one key of the file's metadata, a JSON object. One, because safetensors writes several in an
+# order that changes from process to process.
+METADATA_KEY = "cifar_jax"
+COLLECTIONS = ("params", "batch_stats")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What `cifar_jax.models` needs to predict, and where it comes from."""
+
+    # {"params": nested dict of float32 arrays, "batch_stats": the same, absent without batch norm}.
+    variables: dict
+    # Arguments of create_model: {"name": "resnet20_v2", "dtype": "float32", options that are set}.
+    model: dict
+    class_names: tuple[str, ...]
+    # Per channel (RGB), for pixels scaled to [0, 1].
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    # Height and width in pixels.
+    image_size: int
+    # What it was trained on: {"name": "cifar100", "labels": "fine"}, and {"enlarged_from": 32} where
+    # images of that many pixels were enlarged to image_size.
+    dataset: dict
+    # Training epochs done, from 1.
+    epoch: int
+    # The split on which this epoch was the best, "test" or "validation"; "": it is not a best.
+    chosen_on: str
+    # A fraction, on that split.
+    accuracy: float | None
+
+
+def save(path: str | os.PathLike, weights: Weights) -> None:
+    """Writes a safetensors file, whole or not at all; tensors are named "params/head/kernel"."""
+    tensors = {
+        # safetensors reads the memory as it lies: a transposed view would be written scrambled.
+        name: np.array(array, np.float32, order="C")
+        for name, array in flatten(weights.variables).items()
+    }
+    files.write_bytes(path, safetensors.numpy.save(tensors, {METADATA_KEY: metadata(weights)}))
+
+
+def metadata(weights: Weights) -> str:
+    """All fields but `variables`, as the JSON object that a file holds."""
+    fields = {"format": FORMAT}
+    fields |= {name: getattr(weights, name) for name in _FIELDS}
+    fields["mean"], fields["std"] = _floats(weights.mean), _floats(weights.std)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), default=_scalar)
+
+
+def load(path: str | os.PathLike) -> Weights:
+    """Reads a file that `save` wrote.
+
+    Raises:
+        UserError: one line that names the file, when it is missing, cut short or no safetensors
+            file, not of this project, of an unknown format version, or holds a NaN or infinity.
+    """
+    files.check_regular_file(path)
+    name = files.shown(path)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = _read_metadata(name, file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {files.reason(error)}") from error
+    # The library has no numpy type for some of the format's types and says so in many ways.
+    except (safetensors.SafetensorError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{name} is damaged or not a safetensors file: {files.reason(error)}"
+        ) from error
+    for key, array in tensors.items():
+        if key.split("/")[0] not in COLLECTIONS or array.dtype != np.float32:
+            raise UserError(f"{name}: {key} ({array.dtype}) is not a tensor of this project")
+        if not np.isfinite(array).all():
+            raise UserError(f"{name}: {key} has values that are NaN or infinite")
+    try:
+        variables = traverse_util.unflatten_dict(tensors, sep="/")
+        return Weights(variables=variables, **metadata)
+    except (TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{name}: its tensors do not fit together") from error
+
+
+def init_from(variables: Mapping, weights: Weights) -> tuple[dict, list[str]]:
+    """`variables` with every tensor replaced by the one of `weights`, to train on from there.
+
+    A head with another number of classes stays as it is in `variables`; the second result has a
+    line on each tensor of it.
+
+    Raises:
+        UserError: any other tensor is missing, left over or of another shape: another model.
+    """
+    return merge(variables, flatten(weights.variables), weights.model.get("name"))
+
+
+def merge(variables: Mapping, theirs: Mapping, model: str) -> tuple[dict, list[str]]:
+    """`init_from` with a file's tensors, {"params/head/kernel": array}, and its model for people."""
+    ours = flatten(variables)
+    result, notes = dict(theirs), []
+    for name in sorted(ours.keys() & theirs.keys()):
+        if _differ_in_classes(name, ours[name], theirs[name]):
+            result[name] = ours[name]
+            shapes = f"{_shape(theirs[name])} in the file, {_shape(ours[name])} here"
+            notes.append(f"{name.removeprefix('params/')}: {shapes}: kept the new one")
+    wrong = differences(variables, traverse_util.unflatten_dict(result, sep="/"))
+    if wrong:
+        raise UserError(
+            f"the weights are of another model than config.model ({model} in the file): {listed(wrong)}"
+        )
+    return traverse_util.unflatten_dict(result, sep="/"), notes
+
+
+def differences(wanted: Mapping, there: Mapping) -> list[str]:
+    """A line on each tensor that is missing, left over or of another shape in a file."""
+    wanted, there = flatten(wanted), flatten(there)
+    wrong = []
+    # Parameters first: they say more about what differs than statistics do.
+    for name in sorted(wanted.keys() | there.keys(), key=lambda name: (name[0] != "p", name)):
+        if name not in there:
+            wrong.append(f"{name} is not in the file")
+        elif name not in wanted:
+            wrong.append(f"{name} is only in the file")
+        elif np.shape(wanted[name]) != np.shape(there[name]):
+            shapes = f"{_shape(there[name])} in the file, {_shape(wanted[name])} here"
+            wrong.append(f"{name}: {shapes}")
+    return wrong
+
+
+def listed(wrong: list[str]) -> str:
+    """The first three of several mistakes, for one line."""
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return f"{'; '.join(wrong[:3])}{more}"
+
+
+def flatten(variables: Mapping) -> dict:
+    """Nested dicts of arrays -> {"params/stage1_block1/conv1/kernel": array}."""
+    return traverse_util.flatten_dict(dict(variables), sep="/")
+
+
+def _differ_in_classes(name: str, ours, theirs) -> bool:
+    return (
+        name.startswith(f"params/{models.HEAD}/")
+        and np.shape(ours) != np.shape(theirs)
+        and np.shape(ours)[:-1] == np.shape(theirs)[:-1]
+    )
+
+
+def _shape(array) -> str:
+    return "x".join(str(size) for size in np.shape(array)) or "a number"
+
+
+def _floats(values) -> list[float]:
+    return [float(value) for value in values]
+
+
+def _scalar(value):
+    """NumPy numbers for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} has no place in the metadata of a weights file")
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_image_size(value) -> bool:
+    return _is_count(value) and 0 < value <= LARGEST_IMAGE
+
+
+def _is_number(value) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < 1e30  # False for NaN
+
+
+def _is_channels(value) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+def _is_model(value) -> bool:
+    known = {"name", "dtype", *models.OPTIONS}
+    return isinstance(value, dict) and _is_text(value.get("name")) and value.keys() <= known
+
+
+# Field -> what its JSON value must be.
+_FIELDS = {
+    "model": _is_model,
+    "class_names": lambda value: isinstance(value, list) and value and all(map(_is_text, value)),
+    "mean": _is_channels,
+    "std": lambda value: _is_channels(value) and min(value) > 0,
+    "image_size": _is_image_size,
+    "dataset": lambda value: (
+        isinstance(value, dict)
+        and _is_text(value.get("name"))
+        and _is_image_size(value.get("enlarged_from", 1))
+    ),
+    "epoch": _is_count,
+    "chosen_on": _is_text,
+    "accuracy": lambda value: value is None or _is_number(value),
+}
+
+
+def _read_metadata(name: str, metadata: Mapping[str, str]) -> dict:
+    """The checked fields of `Weights` but `variables`; raises UserError."""
+    if METADATA_KEY not in metadata:
+        raise UserError(
+            f"{name} is a safetensors file, but not of this project (no {METADATA_KEY!r} metadata)"
+        )
+    try:
+        fields = json.loads(metadata[METADATA_KEY])
+        version = fields.pop("format")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{name}: its {METADATA_KEY!r} metadata cannot be read") from error
+    if version != FORMAT:
+        raise UserError(
+            f"{name} has format version {str(version)[:60]}, but this program reads {FORMAT}: use "
+            "the program that wrote it, or a newer one"
+        )
+    for field, is_valid in _FIELDS.items():
+        if field not in fields or not is_valid(fields[field]):
+            raise UserError(f"{name}: its metadata lack a valid {field!r}")
+    fields = {field: fields[field] for field in _FIELDS}
+    for field in ("class_names", "mean", "std"):
+        fields[field] = tuple(fields[field])
+    # JSON has no tuples; models take them (hidden_sizes).
+    fields["model"] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in fields["model"].items()
+    }
+    return fields

@@ -1,0 +1,232 @@
+"""Convolution, max pooling and batch norm's sums on the CPU, in float32, by kernels of our own.
+
+`kernels/` is compiled when a CPU first needs it, with the C++ compiler that the machine has (CXX,
+else c++, g++ or clang++), which takes a few seconds, and the result is kept in the user's cache folder.
+Where there is no compiler, and for other types, the callers use XLA's operations: the same results to
+rounding, a fraction of the speed. CIFAR_JAX_CPU_KERNELS=0 in the environment asks for those.
+"""
+
+import contextlib
+import contextvars
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+from jax import lax
+
+from cifar_jax.errors import UserError
+from cifar_jax.system import files
+
+_SOURCE = Path(__file__).parent / "kernels" / "kernels.cc"
+_NAMES = (
+    "conv_forward",
+    "conv_grad_images",
+    "conv_grad_kernel",
+    "depthwise_forward",
+    "depthwise_grad_images",
+    "depthwise_grad_kernel",
+    "max_pool",
+    "max_pool_grad",
+    "channel_moments",
+    "normalize_grad_sums",
+)
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-w")
+_log = logging.getLogger(__name__)
+_portable = contextvars.ContextVar("portable", default=False)
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """What is traced in this block is the same for every platform: XLA's own operations alone."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def platform_dependent(*arrays: jax.Array, cpu: Callable, default: Callable):
+    """`lax.platform_dependent`, but `default` for all in what `portable` is to trace."""
+    if _portable.get():
+        return default(*arrays)
+    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+
+
+def available(*arrays: jax.Array) -> bool:
+    """Whether the kernels take these arrays: on a CPU, all of them float32."""
+    return (
+        not _portable.get()
+        and all(x.dtype == jnp.float32 for x in arrays)
+        and jax.default_backend() == "cpu"
+        and version() is not None
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve(images: jax.Array, kernel: jax.Array, stride: int, padding: Padding, depthwise: bool):
+    """Convolution of [batch, height, width, in] with [height, width, in, out], zeros around.
+
+    With `depthwise`, each channel is convolved with its own kernel, of [height, width, 1, channel].
+    """
+    height, width = (
+        (images.shape[1 + a] + sum(padding[a]) - kernel.shape[a]) // stride + 1 for a in range(2)
+    )
+    name = "depthwise_forward" if depthwise else "conv_forward"
+    result = _like(images.shape[0], height, width, kernel.shape[3])
+    return _call(name, result, images, kernel, **_geometry(stride, padding))
+
+
+def _convolve_forward(images, kernel, stride, padding, depthwise):
+    return convolve(images, kernel, stride, padding, depthwise), (images, kernel)
+
+
+def _convolve_backward(stride, padding, depthwise, residuals, grad):
+    images, kernel = residuals
+    kind = "depthwise" if depthwise else "conv"
+    geometry = _geometry(stride, padding)
+    return (
+        _call(f"{kind}_grad_images", images, grad, kernel, **geometry),
+        _call(f"{kind}_grad_kernel", kernel, images, grad, **geometry),
+    )
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+    """Maximum over windows of at most 15x15 of [batch, height, width, channel]; NaN is the largest."""
+    return _max_pool(x, x.shape, window, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(x, shape, window, stride, padding):
+    return _max_pool_forward(x, shape, window, stride, padding)[0]
+
+
+def _max_pool_forward(x, shape, window, stride, padding):
+    batch, height, width, channels = shape
+    height, width = ((size + 2 * padding - window) // stride + 1 for size in (height, width))
+    y = _like(batch, height, width, channels)
+    places = jax.ShapeDtypeStruct(y.shape, jnp.uint8)
+    return _call("max_pool", (y, places), x, window=window, stride=stride, padding=padding)
+
+
+def _max_pool_backward(shape, window, stride, padding, places, grad):
+    geometry = {"window": window, "stride": stride, "padding": padding}
+    return (_call("max_pool_grad", _like(*shape), grad, places, **geometry),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def channel_moments(x: jax.Array, shift: jax.Array) -> jax.Array:
+    """[2, channel]: the sums over [..., channel] of x - shift and of its square."""
+    return _call("channel_moments", _like(2, x.shape[-1]), x, shift)
+
+
+def normalize_grad_sums(grad, x, mean, scale, bias, low: float, high: float) -> jax.Array:
+    """[2, channel]: the sums over [..., channel] of g and of g * (x - mean).
+
+    g is `grad` where low < (x - mean) * scale + bias < high, and zero elsewhere.
+    """
+    bounds = {"low": np.float32(low), "high": np.float32(high)}
+    return _call("normalize_grad_sums", _like(2, x.shape[-1]), grad, x, mean, scale, bias, **bounds)
+
+
+def _geometry(stride: int, padding: Padding) -> dict[str, int]:
+    return {"stride": stride, "top": padding[0][0], "left": padding[1][0]}
+
+
+def _call(name: str, results, *arrays: jax.Array, **attributes):
+    """Calls a kernel whose result or results have these shapes and types."""
+    call = jax.ffi.ffi_call(_target(name, version()), results, vmap_method="sequential")
+    return call(*arrays, **attributes)
+
+
+def _like(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _target(name: str, version: str) -> str:
+    """What XLA knows a kernel by; compiled programs that are kept on disk hold this name."""
+    return f"cifar_jax_{name}_{version}"
+
+
+@functools.cache
+def version() -> str | None:
+    """The version of the kernels that XLA can call from now on; None where there are none."""
+    if os.environ.get("CIFAR_JAX_CPU_KERNELS") == "0":
+        return None
+    try:
+        version, library = _built()
+        _register(version, library)
+    except (UserError, OSError) as error:
+        _log.warning("%s: training on the CPU is several times slower", files.reason(error))
+        return None
+    return version
+
+
+@functools.cache
+def _register(version: str, library: Path) -> None:
+    functions = ctypes.CDLL(str(library))
+    for name in _NAMES:
+        function = jax.ffi.pycapsule(getattr(functions, name))
+        jax.ffi.register_ffi_target(_target(name, version), function, platform="cpu")
+
+
+def _built() -> tuple[str, Path]:
+    """The version and the library that the source gives on this machine; compiled if it is not kept.
+
+    Raises UserError where it cannot be compiled or kept, saying why.
+    """
+    flags = [*_FLAGS, *_target_flags()]
+    sources = [path.read_text() for path in (_SOURCE, *sorted(_SOURCE.parent.glob("*.h")))]
+    ingredients = [*sources, jaxlib.__version__, processor(), *flags]
+    version = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]
+    library = files.cache_folder() / f"cpu_kernels_{version}.so"
+    if library.exists():
+        return version, library
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        raise UserError("no C++ compiler found (install g++ or clang, or set CXX)")
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {library.parent}: {files.reason(error)}") from error
+    with files.atomic_path(library) as path:
+        command = [*shlex.split(compiler), *flags, f"-I{jax.ffi.include_dir()}", str(_SOURCE)]
+        try:
+            subprocess.run([*command, "-o", path], check=True, capture_output=True, text=True)
+        except (subprocess.CalledProcessError, OSError) as error:
+            said = (getattr(error, "stderr", None) or files.reason(error)).strip().splitlines()
+            raise UserError(f"{compiler} cannot compile the CPU kernels ({said[0]})") from error
+    return version, library
+
+
+def _target_flags() -> list[str]:
+    """What makes a compiler use all instructions of this machine."""
+    return ["-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"]
+
+
+def processor() -> str:
+    """Tells apart processors with different instructions, which may share a home folder."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return "\n".join([platform.machine(), platform.processor(), *features])

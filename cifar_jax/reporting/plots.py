@@ -1,0 +1,162 @@
+"""Pictures of a run: its history, a confusion matrix, a training batch. Equal input, equal files.
+
+Figures are made and drawn by themselves, without pyplot: no display, no global state. Matplotlib is
+imported where it draws, so that a run starts without it.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from cifar_jax.system import files
+
+# Okabe and Ito's colours, which people with any kind of colour vision tell apart.
+COLOURS = {"train": "#0072B2", "validation": "#009E73", "test": "#D55E00"}
+KEYS = {"train": "train", "validation": "val", "test": "test"}
+DPI = 100
+
+
+def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -> None:
+    """Loss, accuracy and learning rate over the epochs as a PNG; `history` as in `reports`."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 9), layout="constrained")
+    loss, accuracy, rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1.3))
+    epochs = [entry["epoch"] for entry in history]
+    style = {"marker": "o", "markersize": 4} if len(history) <= 20 else {}
+    for split, key in KEYS.items():
+        if f"{key}_loss" not in history[0]:
+            continue
+        for axes, quantity, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+            values = [scale * entry[f"{key}_{quantity}"] for entry in history]
+            axes.plot(epochs, values, color=COLOURS[split], label=split, linewidth=1.5, **style)
+    rates = [entry["learning_rate"] for entry in history]
+    rate.plot(epochs, rates, color="#444444", drawstyle="steps-mid", linewidth=1.5, **style)
+
+    figure.suptitle(title, parse_math=False, fontsize=12)
+    loss.set_ylabel("loss")
+    loss.set_ylim(bottom=0)
+    # Above the axes, where no curve can be.
+    loss.legend(frameon=False, ncols=len(KEYS), loc="lower right", bbox_to_anchor=(1, 0.99))
+    accuracy.set_ylabel("accuracy")
+    accuracy.yaxis.set_major_formatter("{x:g} %")
+    rate.set_ylabel("learning rate")
+    # Rates that stay and then drop by a factor show on a logarithmic axis; those that fall
+    # smoothly, to nearly nothing, do not.
+    if min(rates) > 0 and max(rates) >= 5 * min(rates) and 4 * len(set(rates)) <= len(rates):
+        rate.set_yscale("log")
+    else:
+        rate.set_ylim(0, 1.15 * max(rates) or 1)
+        rate.yaxis.set_major_formatter("{x:g}")
+        rate.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
+    rate.set_xlabel("epoch")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(history) == 1:
+        rate.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+    for axes in (loss, accuracy, rate):
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels()
+    save(path, figure)
+
+
+def plot_confusion(
+    path: str | os.PathLike, confusion: np.ndarray, class_names: Sequence[str]
+) -> None:
+    """A confusion matrix (counts [true class, predicted class]) as a PNG.
+
+    Colours are shares of the true class, so that classes of any size compare.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    confusion = np.asarray(confusion)
+    count = len(class_names)
+    with_numbers = count <= 20
+    side = 4 + 0.55 * count if with_numbers else 14
+    figure = Figure(figsize=(side, 0.9 * side), layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    # A square-root scale: the errors are small beside the diagonal, and they are looked for here.
+    image = axes.imshow(100 * shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
+    bar.ax.yaxis.set_major_formatter("{x:g} %")
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    # Beyond a hundred names would not be readable: the axes then count the classes.
+    if count <= 100:
+        font_size = 10 if with_numbers else max(5.5, 9 - count / 30)
+        axes.set_xticks(
+            range(count), class_names, rotation=90, fontsize=font_size, parse_math=False
+        )
+        axes.set_yticks(range(count), class_names, fontsize=font_size, parse_math=False)
+    axes.tick_params(length=2)
+    if with_numbers:
+        for (row, column), number in np.ndenumerate(confusion):
+            colour = "white" if shares[row, column] > 0.35 else "black"
+            axes.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.spines[:].set_visible(False)
+    save(path, figure, DPI if with_numbers else 1.5 * DPI)
+
+
+def plot_batch(
+    path: str | os.PathLike,
+    images: np.ndarray,
+    labels: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Up to 64 pictures of a batch (float [batch, height, width, channel], normalised) as a PNG.
+
+    Normalisation is undone and every pixel drawn as a square, so that augmentation can be seen.
+    """
+    from matplotlib.figure import Figure
+
+    images = np.asarray(images[:64], np.float32) * np.float32(std) + np.float32(mean)
+    images = np.rint(255 * images.clip(0, 1)).astype(np.uint8)
+    number, height, width, _ = images.shape
+    zoom = max(1, 128 // max(height, width))
+    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    columns = min(8, int(np.ceil(np.sqrt(number))))
+    rows = -(-number // columns)
+    gap, strip = 10, 20  # pixels between pictures and for the label below each
+    cell_height, cell_width = images.shape[1] + strip, images.shape[2] + gap
+    sheet = np.full((rows * cell_height + gap, columns * cell_width + gap, 3), 255, np.uint8)
+    figure = Figure(figsize=(sheet.shape[1] / DPI, sheet.shape[0] / DPI))
+    # One axes over the whole figure, a unit of it a pixel of the file: nothing is resampled.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    # A letter is about 0.6 of its size wide, in points of 72 to the inch.
+    longest = max((len(label) for label in labels[:number]), default=0)
+    font_size = min(9, images.shape[2] / DPI * 72 / 0.6 / max(longest, 1))
+    for index, (image, label) in enumerate(zip(images, labels, strict=False)):
+        top, left = index // columns * cell_height + gap, index % columns * cell_width + gap
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+        axes.text(
+            left + image.shape[1] / 2,
+            top + image.shape[0] + 13,
+            label,
+            ha="center",
+            va="baseline",
+            fontsize=font_size,
+            parse_math=False,
+        )
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    save(path, figure)
+
+
+def save(path: str | os.PathLike, figure, dpi: float = DPI) -> None:
+    """Writes a Matplotlib figure as a PNG, whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    # No "Software" entry: the file then depends on the data alone.
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    files.write_bytes(path, buffer.getvalue())

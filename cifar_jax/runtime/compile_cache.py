@@ -1,0 +1,118 @@
+"""Compiled programs on disk: a second start loads in a second what the first compiled in many.
+
+This is JAX's persistent compilation cache, in a folder of its own for each kind of machine. A loaded
+program is the compiled one to the bit. What is damaged is made again, what was not used for long is
+deleted, and a folder that cannot be used costs a line and time, nothing else.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+
+from cifar_jax.ops import cpu_kernels
+from cifar_jax.system import files
+
+OFF = "off"
+# A ResNet-20 leaves 2 MB, a ResNet-110 10 MB.
+LIMIT_BYTES = 2**30
+
+_JAX_FAILED = re.compile(
+    r"Error (reading|writing) persistent compilation cache entry for '([^']+)': (.*)", re.DOTALL
+)
+
+
+def enable(folder: str = "") -> None:
+    """Keeps compiled programs in a folder from now on; call it before anything is compiled.
+
+    Args:
+      folder: "" for `compiled` in the project's cache folder, or for what JAX's own settings
+        (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE) say, "off" for nowhere.
+    """
+    if folder == OFF:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if not folder and (
+        jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache
+    ):
+        return
+    root = Path(os.path.expanduser(folder)) if folder else files.cache_folder() / "compiled"
+    place = root / machine()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write in {place}")
+        delete_oldest(root, LIMIT_BYTES)
+        # Nothing is written for a day.
+        files.remove_leftovers(files.cache_folder(), seconds=24 * 60 * 60)
+    except OSError as error:
+        _warn(root, error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    # A start runs dozens of small programs, and to load one takes less time than to compile it.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    warnings.showwarning = _heals(place, warnings.showwarning)
+
+
+def machine() -> str:
+    """A name for machines that programs may be shared between.
+
+    XLA compiles for the processor that it runs on and for its number of cores, and JAX's own key
+    holds neither: elsewhere a program may crash or be slow.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    words = f"{cpu_kernels.processor()}\n{cores}"
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def delete_oldest(folder: Path, limit: int) -> None:
+    """Deletes the files below a folder that were not used for longest, down to a number of bytes."""
+    found = []
+    for path in folder.rglob("*"):
+        # Another process may delete at the same time.
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if path.is_file():
+                found.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size
+
+
+def _heals(folder: Path, show):
+    """`warnings.showwarning` that acts on what JAX says of its cache, and keeps it to itself.
+
+    JAX writes in place, so a kill or a full disk leaves a part of a program; it would complain of
+    that at every start and never replace it.
+    """
+
+    def showwarning(message, *args, **kwargs):
+        found = _JAX_FAILED.match(str(message))
+        if not found:
+            show(message, *args, **kwargs)
+            return
+        action, program, why = found.groups()
+        for path in folder.glob(f"{program}-*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if action == "writing":
+            _warn(folder, OSError(why))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
+
+    return showwarning
+
+
+def _warn(folder: Path, error: OSError) -> None:
+    print(
+        f"warning: compiled programs are not kept in {folder} for the next start: {files.reason(error)}",
+        file=sys.stderr,
+    )

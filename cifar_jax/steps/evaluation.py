@@ -1,0 +1,65 @@
+"""The evaluation step: a pure function of one device, mapped over the axis "batch"."""
+
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cifar_jax.runtime import parallel
+from cifar_jax.steps import augment
+from cifar_jax.steps.task import Task
+
+
+def eval_sums(task: Task, views: str = "none", keep_logits: bool = False):
+    """The mapped function (variables, (images, labels)) -> (loss sum, confusion matrix, logits).
+
+    Every image counts exactly once, on any number of devices. The loss sum is float32 []; the
+    confusion matrix is int32 [C, C] with rows for the true class and columns for the predicted one.
+    `views` is a key of augment.VIEWS, over which the logits of an image are averaged. Logits are
+    float32 [N, C], or None unless they are kept.
+    """
+    classes = task.num_classes
+
+    def logits_of(variables, images):
+        inputs = augment.network_input(images, task.image_size, task.mean, task.std)
+        return task.model.apply(variables, inputs, train=False)
+
+    def averaged_logits(variables, images):
+        # One view at a time, with no more memory and no more program than for one.
+        stacked, weights = augment.views(images, views)
+        each = lax.map(lambda view: logits_of(variables, view), stacked)
+        return jnp.tensordot(weights, each, axes=1)
+
+    predict = logits_of if views == "none" else averaged_logits
+
+    def run(variables, data):
+        images, labels = data
+        count = len(images)
+        local = parallel.local_batch_size(min(task.config.eval_batch_size, count))
+        batch = local * lax.axis_size(parallel.AXIS)
+
+        def add(i, sums):
+            index = i * batch + parallel.places(local)
+            here = index < count
+            index = jnp.minimum(index, count - 1)
+            logits = predict(variables, images[index])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
+            cell = labels[index] * classes + jnp.argmax(logits, -1)
+            loss, confusion, kept = sums
+            if keep_logits:
+                kept = kept.at[index].add(jnp.where(here[:, None], logits, 0))
+            return (
+                loss + jnp.sum(jnp.where(here, losses, 0)),
+                confusion.at[cell].add(here.astype(jnp.int32)),
+                kept,
+            )
+
+        start = (
+            jnp.float32(0),
+            jnp.zeros(classes * classes, jnp.int32),
+            jnp.zeros((count, classes)) if keep_logits else None,
+        )
+        sums = lax.fori_loop(0, -(-count // batch), add, start)
+        loss, confusion, logits = lax.psum(sums, parallel.AXIS)
+        return loss, confusion.reshape(classes, classes), logits
+
+    return parallel.map_eval(run)

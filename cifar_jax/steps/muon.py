@@ -1,0 +1,92 @@
+"""Muon for convolution kernels: momentum whose matrix is orthogonalised, as Optax transformations.
+
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, in the form of
+airbench94_muon.py (https://github.com/KellerJordan/cifar10-airbench). Kernels of equal shape are
+orthogonalised together, as one batch of matrices, which Optax's own Muon does one after another.
+"""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cifar_jax.ops import cpu_kernels
+
+# a, b, c of x -> a x + b x^3 + c x^5, steepest at 0: singular values end between 0.7 and 1.2 or so.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+EPSILON = 1e-7
+
+
+def newton_schulz(matrices, steps: int, dtype):
+    """Brings the singular values of matrices [n, rows, columns] near 1 and keeps their vectors.
+
+    Computed in `dtype`, from matrices of norm 1; given back in their own.
+    """
+    a, b, c = COEFFICIENTS
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else jnp.swapaxes(matrices, 1, 2)
+    x = (x / (jax.vmap(_norm)(x)[:, None, None] + EPSILON)).astype(dtype)
+    for _ in range(steps):
+        square = _matmul(x, jnp.swapaxes(x, 1, 2))
+        x = a * x + _matmul(b * square + c * _matmul(square, square), x)
+    x = x.astype(matrices.dtype)
+    return x if wide else jnp.swapaxes(x, 1, 2)
+
+
+def _norm(x):
+    """Of all elements. In two sums, as the order within one over many depends on the number of cores."""
+    return jnp.sqrt(jnp.sum(lax.optimization_barrier(jnp.sum(jnp.square(x), axis=-1))))
+
+
+def _matmul(a, b):
+    """The products of matrices [n, rows, k] and [n, k, columns].
+
+    On the CPU they are 1x1 convolutions by our kernels, whose bits do not depend on the number of cores.
+    """
+    if not cpu_kernels.available(a, b):
+        return a @ b
+
+    def by_kernel(a, b):
+        rows = [
+            cpu_kernels.convolve(x[None, :, None], y[None, None], 1, ((0, 0), (0, 0)), False)
+            for x, y in zip(a, b, strict=True)
+        ]
+        return jnp.stack([row[0, :, 0] for row in rows])
+
+    return lax.platform_dependent(a, b, cpu=by_kernel, default=jnp.matmul)
+
+
+def orthogonalize(steps: int, dtype) -> optax.GradientTransformation:
+    """Orthogonalises updates of kernels [height, width, in, out], as matrices of `out` columns."""
+
+    def update(updates, params=None):
+        del params
+        kernels, structure = jax.tree.flatten(updates)
+        places = collections.defaultdict(list)
+        for place, kernel in enumerate(kernels):
+            places[kernel.shape].append(place)
+        for shape, same in places.items():
+            matrices = jnp.stack([kernels[place].reshape(-1, shape[-1]) for place in same])
+            for place, result in zip(same, newton_schulz(matrices, steps, dtype), strict=True):
+                kernels[place] = result.reshape(shape)
+        return jax.tree.unflatten(structure, kernels)
+
+    return optax.stateless(update)
+
+
+def keep_norms() -> optax.GradientTransformation:
+    """Before each step, scales a kernel [..., out] to the norm sqrt(out); the last of a chain.
+
+    Behind batch norm the size of a kernel is of no matter to the network, but a step turns it the less
+    the larger it is.
+    """
+
+    def update(updates, params):
+        def change(update, kernel):
+            return update + kernel * (kernel.shape[-1] ** 0.5 / (_norm(kernel) + EPSILON) - 1)
+
+        return jax.tree.map(change, updates, params)
+
+    return optax.stateless(update)

@@ -1,0 +1,38 @@
+"""What the training and the evaluation step of a run share and never change."""
+
+import dataclasses
+from typing import Any
+
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the steps of a run need to know that does not change.
+
+    Attributes:
+      model: built with axis_name=parallel.AXIS.
+      optimizer: an Optax transformation.
+      config: the whole config.
+      num_classes: C.
+      mean, std: per channel, for pixels scaled to [0, 1].
+      image_size: height and width that the network takes, to which smaller images are enlarged; None:
+        those of the images.
+      seed: uint32 [], the source of all randomness, where one compiled program is to be for many
+        seeds; None: that of the config.
+    """
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    config: ConfigDict
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int | None = None
+    seed: Any = None
+
+    @property
+    def root_seed(self):
+        return self.config.seed if self.seed is None else self.seed

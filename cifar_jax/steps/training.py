@@ -1,0 +1,165 @@
+"""The training step: a pure function of one device, mapped over the axis "batch".
+
+Many steps run per dispatch, in a loop whose length is an argument. One compiled program serves any
+number of steps, so an interruption changes no bit of the result.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cifar_jax.runtime import parallel
+from cifar_jax.steps import augment
+from cifar_jax.steps.state import EpochMetrics, TrainState, random_keys, step_keys
+from cifar_jax.steps.task import Task
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Whole batches in an epoch; the last partial one is dropped, as is customary."""
+    return num_examples // batch_size
+
+
+def epoch_order(seed: int, epoch, num_examples: int):
+    """int32 [num_examples]: the order in which an epoch visits the examples."""
+    return jax.random.permutation(
+        jax.random.fold_in(random_keys(seed)["order"], epoch), num_examples
+    )
+
+
+def training_batch(task: Task, data, order, step, places):
+    """The examples at some places of a step's global batch, as the network gets them.
+
+    Args:
+      task: the run.
+      data: (images uint8 [N, height, width, 3], labels int32 [N]).
+      order: int32 [N], this epoch's.
+      step: int32 [].
+      places: int32 [batch], places in the global batch.
+
+    Returns:
+      (images float32 [batch, size, size, 3], labels int32 [batch], targets float32 [batch, C]):
+      labels are those that count for accuracy (of the larger share where two examples are mixed),
+      targets the distribution that the loss is taken to.
+    """
+    config, mean, std, size = task.config, task.mean, task.std, task.image_size
+    images, labels = data
+    batch_size = config.batch_size
+    per_epoch = steps_per_epoch(len(images), batch_size)
+    start = step % per_epoch * batch_size
+    keys = step_keys(task.root_seed, step)
+
+    def examples(places):
+        index = order[start + places]
+        mirrored = None
+        if config.augment.alternating_flip:
+            flip_key = random_keys(task.root_seed)["flip"]
+            mirrored = augment.alternating(flip_key, index, step // per_epoch)
+        pixels = augment.augment(
+            keys["augment"], places, images[index], config.augment, mean, std, size, mirrored
+        )
+        return pixels, labels[index], jax.nn.one_hot(labels[index], task.num_classes)
+
+    pixels, label, target = examples(places)
+    if config.augment.mixup:
+        # A partner anywhere in the global batch is made again here, from its own place's key.
+        partner, share = augment.mixup_pairs(keys["mixup"], batch_size, config.augment.mixup)
+        other_pixels, other_label, other_target = examples(partner[places])
+        pixels = share * pixels + (1 - share) * other_pixels
+        target = share * target + (1 - share) * other_target
+        label = jnp.where(share >= 0.5, label, other_label)
+    target = optax.smooth_labels(target, config.label_smoothing)
+    return pixels, label, target
+
+
+def train_step(task: Task, state: TrainState, data, order) -> TrainState:
+    """One optimizer step, on one device of the axis "batch"."""
+    config = task.config
+    local = parallel.local_batch_size(config.batch_size)
+    images, labels, targets = training_batch(task, data, order, state.step, parallel.places(local))
+    # Batch norm whose statistics may not change normalises with them, as in evaluation.
+    mutable = [] if config.transfer.freeze_batch_norm else ["batch_stats"]
+
+    def loss_fn(params):
+        logits, updated = task.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=mutable,
+            rngs={"dropout": step_keys(task.root_seed, state.step)["dropout"]},
+        )
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, (logits, updated.get("batch_stats", state.batch_stats))
+
+    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    correct = jnp.sum(jnp.argmax(logits, -1) == labels)
+    grads, loss = parallel.mean((grads, loss))
+    correct = lax.psum(correct, parallel.AXIS)
+    if not config.sync_batch_norm:
+        batch_stats = parallel.mean(batch_stats)
+
+    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema=_moving_average(config.ema_decay, state, params, batch_stats),
+        metrics=_add_metrics(task, state, loss, correct, len(data[0])),
+    )
+
+
+def _moving_average(decay, state, params, batch_stats):
+    """Exponential moving average of weights and statistics.
+
+    The decay rises as (1 + step) / (10 + step) to its final value, so that the average forgets the
+    initialisation (as in TensorFlow's ExponentialMovingAverage with num_updates).
+    """
+    if not decay:
+        return {}
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    new = {"params": params, "batch_stats": batch_stats}
+    return jax.tree.map(lambda old, x: decay * old + (1 - decay) * x, state.ema, new)
+
+
+def _add_metrics(task, state, loss, correct, num_examples):
+    position = state.step % steps_per_epoch(num_examples, task.config.batch_size)
+    old = jax.tree.map(
+        lambda zero, x: jnp.where(position == 0, zero, x), EpochMetrics.zero(), state.metrics
+    )
+    failed_now = jnp.where(jnp.isfinite(loss), -1, state.step)
+    failed_step = state.metrics.failed_step  # of any epoch: a dispatch may go on into the next
+    return EpochMetrics(
+        loss=old.loss + loss,
+        correct=old.correct + correct,
+        failed_step=jnp.where(failed_step >= 0, failed_step, failed_now),
+    )
+
+
+def take_steps(task: Task, state: TrainState, data, count) -> TrainState:
+    """`count` steps (int32 []) on one device, over the ends of epochs; each epoch has its own order."""
+    num_examples = len(data[0])
+    per_epoch = steps_per_epoch(num_examples, task.config.batch_size)
+    end = state.step + count
+
+    def to_the_end_of_the_epoch(state):
+        order = epoch_order(task.root_seed, state.step // per_epoch, num_examples)
+        here = jnp.minimum(end - state.step, per_epoch - state.step % per_epoch)
+        return lax.fori_loop(0, here, lambda _, state: train_step(task, state, data, order), state)
+
+    return lax.while_loop(lambda state: state.step < end, to_the_end_of_the_epoch, state)
+
+
+def train_steps(task: Task):
+    """The mapped function (state, data, count) -> (state, metrics) of `take_steps`.
+
+    The metrics are those of the epoch of the last step. No steps (a count of 0) leave the state as it is.
+    """
+
+    def run(state, data, count):
+        state = take_steps(task, state, data, count)
+        return state, state.metrics
+
+    return parallel.map_train(run)

@@ -1,0 +1,297 @@
+"""Checkpoints of the full train state with Orbax: saved in the background, whole or not at all.
+
+A checkpoint holds every leaf of the TrainState by name, as NumPy arrays without a device axis, so
+it restores on any number of devices, and the history of the epochs so far. The newest two and the
+one of the best epoch are kept. What was damaged since it was saved is not restored: the one before
+is, and as both lie on one path of training, the same bits come of it.
+"""
+
+import contextlib
+import copy
+import functools
+import glob
+import os
+import shutil
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import numpy as np
+
+from cifar_jax.errors import UserError
+from cifar_jax.runtime import parallel
+from cifar_jax.steps import TrainState
+from cifar_jax.storage import digests
+from cifar_jax.storage.workdir import CHECKPOINTS
+from cifar_jax.system import files
+
+# What a damaged checkpoint is renamed to, out of Orbax's sight; deleted once the next is saved.
+DAMAGED = ".damaged"
+
+# Orbax's file about a checkpoint.
+METADATA = "_CHECKPOINT_METADATA"
+
+
+class _KeepNewestAndBest:
+    """Orbax preservation policy; Orbax's own BestN ranks by a rule that need not be ours."""
+
+    def __init__(self, newest: int):
+        self.newest = newest
+        self.best_step = None
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        first_kept = len(checkpoints) - self.newest
+        return [i >= first_kept or c.step == self.best_step for i, c in enumerate(checkpoints)]
+
+
+class Checkpoints:
+    """The checkpoints of a workdir. Use it in a `with`, or close it: the last save is then done."""
+
+    def __init__(self, workdir: str, read_only: bool = False, before_save=lambda: None):
+        """`before_save` is called in the main process, to raise what forbids to save."""
+        self._folder = os.path.abspath(os.path.join(workdir, CHECKPOINTS))
+        self._read_only = read_only
+        self._policy = _KeepNewestAndBest(newest=2)
+        self._before_save = before_save
+        self._thread = ThreadPoolExecutor(1)
+        self._last_save: Future | None = None
+        self._saving = -1
+        if not read_only:
+            with _refused(f"cannot make {self._folder}"):
+                os.makedirs(self._folder, exist_ok=True)
+
+    @functools.cached_property
+    def _manager(self):
+        """Orbax's; made when first needed, as a new run starts sooner without the import."""
+        import orbax.checkpoint as ocp
+
+        self._found  # noqa: B018 - what is damaged must be out of the way before Orbax looks
+        return ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy,
+                # What a killed save left behind; not while another process may be saving.
+                cleanup_tmp_directories=not self._read_only,
+                read_only=self._read_only,
+                create=False,
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=self._seal_before_commit
+                ),
+            ),
+            item_names=("state", "progress"),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        # A save under way would wait for the lost process for minutes.
+        if parallel.is_another_lost(error):
+            return
+        try:
+            self.close()
+        except UserError:
+            # What came first says more.
+            if error is None:
+                raise
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint that is sound, None where there is none at all.
+
+        Raises:
+          UserError: there are checkpoints, but every one of them is damaged.
+        """
+        if "_manager" in vars(self) and not self._read_only:
+            return self._manager.latest_step()
+        return self._found
+
+    @functools.cached_property
+    def _found(self) -> int | None:
+        """The newest sound step when this was opened; every process has the main one's answer."""
+        find = self._find if parallel.is_main() else lambda: None
+        found = parallel.in_every_process(find, f"newest in {self._folder}")
+        (step,) = parallel.agree(-1 if found is None else found)
+        return None if step < 0 else step
+
+    def _find(self) -> int | None:
+        """Looks for the newest sound step; says what is damaged and moves it out of the way."""
+        found, wrong = None, {}
+        for step in self._steps():
+            reason = self._damage(step)
+            if not reason:
+                found = step
+                break
+            wrong[step] = reason
+        if found is None and wrong:
+            # A version of this program that kept no digests wrote these. Were there one with digests,
+            # that would be the safer: of a save without, anything may have been lost.
+            unchecked = [step for step in wrong if not digests.exist(self._path(step))]
+            if not unchecked:
+                told = "; ".join(f"{step}: {reason}" for step, reason in wrong.items())
+                raise UserError(
+                    f"every checkpoint in {self._folder} is damaged ({told}): put a copy back, or "
+                    "train anew in another --workdir"
+                )
+            found = unchecked[0]
+            _warn(f"checkpoint {found} in {self._folder} has no digests and cannot be checked")
+        for step, reason in wrong.items():
+            if step > found:
+                _warn(
+                    f"checkpoint {step} in {self._folder} is damaged ({reason}): going on from the "
+                    f"one before, {found}"
+                )
+                self._move_away(step)
+        return found
+
+    def _steps(self) -> list[int]:
+        """The steps of all checkpoints, newest first."""
+        if not os.path.isdir(self._folder):
+            return []
+        with _refused(f"cannot read {self._folder}"):
+            names = os.listdir(self._folder)
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+    def _path(self, step: int) -> str:
+        return os.path.join(self._folder, str(step))
+
+    def _damage(self, step: int) -> str:
+        """What is wrong with a checkpoint, in words; "" if nothing is."""
+        path = self._path(step)
+        return digests.damage(path) if digests.exist(path) else f"{digests.NAME} is missing"
+
+    def _move_away(self, step: int) -> None:
+        if self._read_only:
+            return
+        path = self._path(step)
+        with _refused(f"cannot rename {path}"):
+            shutil.rmtree(path + DAMAGED, ignore_errors=True)
+            os.rename(path, path + DAMAGED)
+
+    def save(self, state: TrainState, progress: dict, best_step: int | None) -> None:
+        """Saves in the background; waits for the save before, if that is still under way.
+
+        Args:
+          state: leaves are NumPy arrays, no device axis, not written to afterwards.
+          progress: JSON values: {"history": [entry, ...], "seconds": spent in the current epoch}.
+          best_step: the step of the best epoch so far, whose checkpoint is to be kept.
+        """
+        import orbax.checkpoint as ocp
+
+        step = int(state.step)
+        if step == self.latest_step():
+            return
+        if parallel.is_main():
+            self._before_save()
+        self.wait()
+        self._policy.best_step = best_step
+        # Orbax turns it into JSON in the background, when an epoch may have been added already.
+        progress = copy.deepcopy(progress)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(progress)
+        )
+        with _refused(f"cannot save a checkpoint in {self._folder}"):
+            self._saving = step
+            self._manager.save(step, args=args)
+        if parallel.is_main():
+            self._last_save = self._thread.submit(self._seal, step)
+
+    def _seal_before_commit(self) -> None:
+        """Writes the digests of what is being saved: none is ever committed without.
+
+        Only of what Orbax writes at the commit itself, about the time of it, there are none yet.
+        """
+        if parallel.is_main():
+            for path in glob.glob(f"{glob.escape(self._path(self._saving))}.*tmp*"):
+                digests.write(path, leave_out=(METADATA,))
+
+    def _seal(self, step: int) -> None:
+        """Waits until a save is committed, and adds the digests that were not there before."""
+        self._manager.wait_until_finished()
+        digests.write(self._path(step))
+        for name in os.listdir(self._folder):
+            if name.endswith(DAMAGED):
+                shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+
+    def has(self, step: int) -> bool:
+        """Whether there is a checkpoint of this step that is not known to be damaged."""
+        path = self._path(step)
+        sound = parallel.is_main() and not (digests.exist(path) and digests.damage(path))
+        (sound,) = parallel.agree(int(sound))
+        return bool(sound) and step in self._manager.all_steps()
+
+    def read(self, step: int | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        """A step's checkpoint or the newest, as ({"params/head/kernel": array, ...}, progress)."""
+        import orbax.checkpoint as ocp
+
+        step = self.latest_step() if step is None else step
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore())
+        path = self._path(step)
+        with _refused(f"cannot read {path} (delete that folder to go on from the one before)"):
+            restored = self._manager.restore(step, args=args)
+        return restored["state"], restored["progress"]
+
+    def restore(self, template: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
+        """The checkpoint of a step or the newest, as (state with NumPy leaves, progress).
+
+        Raises:
+          UserError: the checkpoint does not have the template's leaves and shapes.
+        """
+        step = self.latest_step() if step is None else step
+        saved, progress = self.read(step)
+        wanted = _by_name(template)
+        wrong = [
+            name
+            for name in sorted(saved.keys() | wanted.keys())
+            if name not in saved
+            or name not in wanted
+            or np.shape(saved[name]) != np.shape(wanted[name])
+        ]
+        if wrong:
+            raise UserError(
+                f"the checkpoint {self._path(step)} is of another model or optimizer: "
+                f"{', '.join(wrong[:3])}"
+            )
+        leaves = [saved[name] for name in wanted]
+        state = jax.tree.unflatten(jax.tree.structure(template), leaves)
+        return state, progress
+
+    def wait(self) -> None:
+        """Waits until the last save is committed and its digests are written."""
+        if "_manager" not in vars(self):
+            return
+        with _refused(f"cannot save a checkpoint in {self._folder}"):
+            if self._last_save:
+                self._last_save.result()
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last save and lets go of the folder."""
+        if "_manager" not in vars(self):
+            return
+        self.wait()
+        self._thread.shutdown()
+        with _refused(f"cannot save a checkpoint in {self._folder}"):
+            self._manager.close()
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _refused(what: str):
+    """Says in a line what could not be done; Orbax and TensorStore have several errors for it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        # TensorStore's words go from the array to the file to what the system said, and on to where
+        # in its source that was.
+        said = files.reason(error).rpartition(": ")[2].partition(" [")[0]
+        raise UserError(f"{what}: {said}") from error
+
+
+def _by_name(state: TrainState) -> dict[str, np.ndarray]:
+    """{"params/head/kernel": array, ...}, in the order of the state's leaves."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,0 +1,71 @@
+"""Where a result comes from: versions, the code's revision, and a digest of the images that were used."""
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+
+import numpy as np
+
+from cifar_jax import __version__
+from cifar_jax.data import datasets
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+
+def versions() -> dict[str, str]:
+    """The versions of the project, of Python and of the packages that compute."""
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    return {"cifar_jax": __version__, "python": platform.python_version(), **found}
+
+
+def dataset_fingerprint(dataset: datasets.Dataset) -> dict[str, str]:
+    """SHA-256 of the images and labels of each split as they are used, as "sha256:...".
+
+    Equal where every pixel and label is, whatever they were read from.
+    """
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: _digest(split) for name, split in splits.items() if split}
+
+
+def _digest(split: datasets.Split) -> str:
+    digest = hashlib.sha256()
+    # One byte order on every machine; and the shape, since bytes alone do not tell it.
+    for array in (split.images, split.labels.astype("<i4")):
+        digest.update(f"{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+@functools.cache
+def revision(root: str = _ROOT) -> str | None:
+    """The Git commit of the code, with "+dirty" if tracked files differ from it; None without Git.
+
+    The first call decides: files may change while a program runs that has read them.
+    """
+    try:
+        # A copy without history inside another project's repository is not at that one's commit.
+        if os.path.realpath(_git(root, "rev-parse", "--show-toplevel")) != os.path.realpath(root):
+            return None
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        return _git(root, "rev-parse", "HEAD") + ("+dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: str, *args: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # Looking at the state of the files must not wait for, or take, the repository's lock.
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    done = subprocess.run(
+        ["git", "-C", root, *args],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        env=environment,
+    )
+    return done.stdout.strip()

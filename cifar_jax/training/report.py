@@ -1,0 +1,110 @@
+"""What a run leaves for people to read: metrics, pictures, the best weights and the report."""
+
+import os
+import statistics
+
+import jax
+import numpy as np
+
+from cifar_jax import config as config_lib
+from cifar_jax import steps
+from cifar_jax.inference import evaluate, inference_weights, weights
+from cifar_jax.reporting import plots, reports
+from cifar_jax.runtime import parallel
+from cifar_jax.steps import TrainState, inference_variables
+from cifar_jax.storage import provenance
+from cifar_jax.storage import workdir as files_of
+from cifar_jax.training.run import Run, describe_data, state_shapes
+
+
+def best_epoch(history: list[dict]) -> dict | None:
+    """The first epoch of the highest validation accuracy, or test accuracy without a validation split."""
+    if not history:
+        return None
+    split = "val" if "val_accuracy" in history[0] else "test"
+    entry = max(history, key=lambda entry: entry[f"{split}_accuracy"])
+    return {
+        "epoch": entry["epoch"],
+        "step": entry["step"],
+        "chosen_on": "validation" if split == "val" else "test",
+        "accuracy": entry[f"{split}_accuracy"],
+        "test_accuracy": entry["test_accuracy"],
+    }
+
+
+def export_best(run: Run, state: TrainState, history: list[dict]) -> None:
+    """Writes best.safetensors from the state of the best epoch."""
+    if parallel.is_main():
+        best = best_epoch(history)
+        data, variables = describe_data(run.dataset), inference_variables(state)
+        exported = inference_weights(run.config, data, variables, best["epoch"], best)
+        weights.save(run.path(files_of.BEST_WEIGHTS), exported)
+
+
+def draw_first_batch(run: Run) -> None:
+    """Writes a picture of the run's first training batch, augmented, unless there is one."""
+    path = run.path(files_of.FIRST_BATCH)
+    if not parallel.is_main() or os.path.exists(path):
+        return
+    split, config = run.dataset.train, run.config
+    places = np.arange(min(64, config.batch_size), dtype=np.int32)
+
+    @jax.jit
+    def first(data):
+        order = steps.epoch_order(config.seed, 0, len(data[0]))
+        return steps.training_batch(run.task, data, order, 0, places)
+
+    images, labels, _ = jax.device_get(first((split.images, split.labels)))
+    names = [run.dataset.class_names[label] for label in labels]
+    plots.plot_batch(path, images, names, run.dataset.mean, run.dataset.std)
+
+
+def draw_history(run: Run, history) -> None:
+    title = f"{run.config.model.name} on {run.dataset.name}"
+    plots.plot_history(run.path(files_of.HISTORY_PLOT), history, title)
+
+
+def write_history(run: Run, history) -> None:
+    """Makes metrics.jsonl say what the state says: a line of each epoch, none of one to be run again."""
+    if parallel.is_main() and history:
+        reports.write_metrics(run.path(files_of.METRICS), history)
+
+
+def finish(run: Run, history, result: evaluate.Result) -> None:
+    """Writes the report and the plots, and says how it went."""
+    best = best_epoch(history)
+    draw_history(run, history)
+    plots.plot_confusion(
+        run.path(files_of.confusion_plot("latest")), result.confusion, run.dataset.class_names
+    )
+    report = {
+        "format": config_lib.FORMAT,
+        "model": run.config.model.name,
+        "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state_shapes(run).params)),
+        "dataset": {
+            **describe_data(run.dataset),
+            "fingerprint": provenance.dataset_fingerprint(run.dataset),
+        },
+        "final": history[-1],
+        "best": best,
+        "test": result.to_dict(),
+        "seconds": sum(entry["seconds"] for entry in history),
+        "images_per_second": statistics.median(entry["images_per_second"] for entry in history),
+        "device": parallel.describe(),
+        "config": run.config.to_dict(),
+        "versions": provenance.versions(),
+    }
+    if provenance.revision():
+        report["revision"] = provenance.revision()
+    reports.write_json(run.path(files_of.REPORT), report)
+    names = (
+        files_of.METRICS,
+        files_of.REPORT,
+        files_of.HISTORY_PLOT,
+        files_of.confusion_plot("latest"),
+        files_of.BEST_WEIGHTS,
+        files_of.CHECKPOINTS,
+    )
+    if result.augmented:
+        parallel.say(f"last epoch: {result.augmented.to_line()}")
+    parallel.say(reports.summary(history, best, [run.path(name) for name in names]))

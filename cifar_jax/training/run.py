@@ -1,0 +1,161 @@
+"""A run: its recipe, data, model and optimizer, and the state that it starts from."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cifar_jax import config as config_lib
+from cifar_jax import models, steps
+from cifar_jax.data import datasets
+from cifar_jax.errors import UserError
+from cifar_jax.inference import other_libraries, pretrained, weights
+from cifar_jax.runtime import parallel
+from cifar_jax.steps import TrainState, augment, create_state, init_variables, optimizer, whitening
+from cifar_jax.storage import workdir as files_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the loop works with and does not change."""
+
+    config: ConfigDict
+    workdir: str
+    dataset: datasets.Dataset
+    task: steps.Task
+    schedule: object
+    steps_per_epoch: int
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.workdir, name)
+
+
+def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> Run:
+    """Model, optimizer and schedule for a data set."""
+    per_epoch = steps.steps_per_epoch(len(dataset.train.images), config.batch_size)
+    if not per_epoch:
+        raise UserError(
+            f"batch_size {config.batch_size} is larger than the training set of "
+            f"{len(dataset.train.images)} examples"
+        )
+    schedule = optimizer.learning_rate_schedule(config.lr_schedule, config.num_epochs, per_epoch)
+    model = models.create_model(
+        config.model.name,
+        len(dataset.class_names),
+        axis_name=parallel.AXIS,
+        sync_batch_norm=config.sync_batch_norm,
+        **config_lib.model_options(config),
+    )
+    task = steps.Task(
+        model=model,
+        optimizer=optimizer.create_optimizer(
+            config.optimizer,
+            schedule,
+            config.transfer.backbone_lr_factor,
+            round(config.transfer.frozen_epochs * per_epoch),
+            config.model.dtype,
+        ),
+        config=config,
+        num_classes=len(dataset.class_names),
+        mean=dataset.mean,
+        std=dataset.std,
+        image_size=config.dataset.image_size,
+    )
+    return Run(config, workdir, dataset, task, schedule, per_epoch)
+
+
+def first_state(run: Run) -> TrainState:
+    """The state before the first step: from `init_from` where that is set, else from scratch.
+
+    From scratch, a whitening layer is that of the training images; `init_from` brings its own, which the
+    weights behind it were trained with.
+    """
+    config = run.config
+    # It runs once, so it need not be fast; the bits are the same, compiled in a third of the time.
+    options = {"xla_backend_optimization_level": 1}
+    start = jax.jit(functools.partial(fresh_state, run), compiler_options=options)
+    state = start(np.uint32(config.seed), whitening_images(run))
+    if not config.init_from:
+        return state
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    with _naming_init_from():
+        variables, notes = _started_from(variables, config)
+    variables.setdefault("batch_stats", {})
+    parallel.say(f"starting from the weights in {config.init_from}")
+    for note in notes:
+        parallel.say(f"  {note}")
+    return create_state(variables, run.task.optimizer, ema=bool(config.ema_decay))
+
+
+def check_init_from(config: ConfigDict) -> None:
+    """Raises UserError unless `config.init_from` holds weights of the config's model; needs no data."""
+    # Any number of classes is right: of a head with another, nothing is taken.
+    model = models.create_model(config.model.name, 10, **config_lib.model_options(config))
+    size = config.dataset.image_size
+    with _naming_init_from():
+        _started_from(jax.eval_shape(lambda: init_variables(model, 0, size)), config)
+
+
+def _started_from(variables: dict, config: ConfigDict) -> tuple[dict, list[str]]:
+    """`variables` with the weights that init_from names, of a workdir the best; lines on what differs."""
+    path = pretrained.resolve(config.init_from)
+    if os.path.isdir(path):
+        files_of.check_format(path)
+        path = os.path.join(path, files_of.BEST_WEIGHTS)
+    if not other_libraries.is_other(path):
+        return weights.init_from(variables, weights.load(path))
+    frozen = bool(config.transfer.frozen_epochs or config.transfer.freeze_batch_norm)
+    return other_libraries.init_from(
+        variables, other_libraries.read(path), config.model.name, frozen
+    )
+
+
+@contextlib.contextmanager
+def _naming_init_from():
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from None
+
+
+def whitening_images(run: Run) -> np.ndarray | None:
+    """The training images, uint8, that the network's whitening layer is taken from; None without one."""
+    if not getattr(run.task.model, models.WHITENING, False):
+        return None
+    return whitening.images_for(run.config.dataset.image_size, run.dataset.train.images)
+
+
+def state_shapes(run: Run) -> TrainState:
+    """A state with shapes and dtypes in the place of arrays."""
+    return jax.eval_shape(lambda: fresh_state(run, 0))
+
+
+def fresh_state(run: Run, seed, images=None) -> TrainState:
+    """A state from scratch. The seed is an argument: one compiled program is for all of them.
+
+    `images` are `whitening_images`; without them a whitening layer is as `layers.Whitening` says.
+    """
+    task, size = run.task, run.config.dataset.image_size
+    variables = init_variables(task.model, seed, size)
+    if images is not None:
+        inputs = augment.network_input(images, size, task.mean, task.std)
+        variables = whitening.replaced(variables, inputs)
+    return create_state(variables, task.optimizer, ema=bool(run.config.ema_decay))
+
+
+def describe_data(dataset: datasets.Dataset) -> dict:
+    """What the meaning of the weights depends on, as JSON values."""
+    description = {
+        "name": dataset.name,
+        "class_names": list(dataset.class_names),
+        "mean": [float(x) for x in dataset.mean],
+        "std": [float(x) for x in dataset.std],
+        "train_examples": len(dataset.train.images),
+    }
+    if dataset.enlarged_from:
+        description["enlarged_from"] = dataset.enlarged_from
+    return description

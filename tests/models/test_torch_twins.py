@@ -1,0 +1,193 @@
+"""Each network computes what a PyTorch network of the same weights computes, and its gradients.
+
+Both run in float64, where rounding cannot hide a small difference of formula (1e-5 of epsilon, n
+against n - 1, a pixel of padding); a float32 run then differs from that by rounding alone.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_jax.models import create_model, layers
+
+torch = pytest.importorskip("torch")
+from tests.helpers import torch_twins as twins  # noqa: E402
+
+CLASSES = 5
+
+# Name, options, image height and width, the twin. Sides are odd or unequal where the net allows, as
+# it is there that paddings differ.
+CASES = {
+    "linear": ("linear", {}, (3, 4), lambda: twins.Linear(36, CLASSES)),
+    "lenet": ("lenet", {}, (32, 32), lambda: twins.LeNet(CLASSES)),
+    "cnn stride": (
+        "cnn",
+        {"downsample": "stride", "batch_norm": True},
+        (18, 15),
+        lambda: twins.CNN(CLASSES, 16 * 2 * 1, "stride", batch_norm=True),
+    ),
+    "cnn max_pool": (
+        "cnn",
+        {"downsample": "max_pool", "activation": "leaky_relu"},
+        (20, 17),
+        lambda: twins.CNN(CLASSES, 16 * 2 * 1, "max_pool", "leaky_relu"),
+    ),
+    "resnet8_v1": (
+        "resnet8_v1",
+        {"width": 0.25},
+        (9, 7),
+        lambda: twins.ResNet(CLASSES, (1,) * 3, 4),
+    ),
+    "resnet20_v2": (
+        "resnet20_v2",
+        {"width": 0.125},
+        (9, 7),
+        lambda: twins.ResNet(CLASSES, (3,) * 3, 2, pre_activation=True),
+    ),
+    "resnet18 cifar": (
+        "resnet18",
+        {"width": 0.0625},
+        (9, 11),
+        lambda: twins.ResNet(CLASSES, (2,) * 4, 4),
+    ),
+    "resnet18 imagenet": (
+        "resnet18",
+        {"width": 0.0625, "stem": "imagenet"},
+        (34, 29),
+        lambda: twins.ResNet(CLASSES, (2,) * 4, 4, imagenet_stem=True),
+    ),
+    "mobilenet_v2": (
+        "mobilenet_v2",
+        {"width": 0.35},
+        (9, 10),
+        lambda: twins.MobileNetV2(CLASSES, 0.35),
+    ),
+    "resnet8_v1 whitening": (
+        "resnet8_v1",
+        {"width": 0.25, "whitening": True},
+        (9, 7),
+        lambda: twins.ResNet(CLASSES, (1,) * 3, 4, whitening=True),
+    ),
+    "airbench94": (
+        "airbench94",
+        {"width": 1 / 16},
+        (17, 18),
+        lambda: twins.Airbench(CLASSES, (4, 16, 16)),
+    ),
+} | {
+    f"mlp {activation}{' batch_norm' if batch_norm else ''}": (
+        "mlp",
+        {"hidden_sizes": (9, 7), "activation": activation, "batch_norm": batch_norm},
+        (3, 4),
+        lambda activation=activation, batch_norm=batch_norm: twins.MLP(
+            36, CLASSES, (9, 7), activation, batch_norm
+        ),
+    )
+    for activation, batch_norm in [
+        ("relu", True),
+        ("leaky_relu", False),
+        ("selu", False),
+        ("gelu", False),
+        ("silu", False),
+    ]
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_pytorch_in_evaluation_and_in_training(case):
+    name, options, (height, width), make_twin = CASES[case]
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(6, height, width, 3))
+    labels = rng.integers(0, CLASSES, size=6)
+    with jax.enable_x64(True):
+        model = create_model(name, CLASSES, dtype="float64", **options)
+        variables = random_variables(model, images, rng)
+        ours = evaluate_and_train(model)(variables, images, labels)
+        ours = jax.tree.map(np.asarray, ours)
+    eval_logits, train_logits, loss, gradients, batch_stats = ours
+
+    twin = make_twin().double()
+    counters = {k: v for k, v in twin.state_dict().items() if k.endswith("num_batches_tracked")}
+    twin.load_state_dict(twins.state_dict(variables) | counters, strict=True)
+    inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    twin.eval()
+    assert_close(eval_logits, twin(inputs).detach())
+    twin.train()
+    twin_logits = twin(inputs)
+    twin_loss = torch.nn.functional.cross_entropy(twin_logits, torch.from_numpy(labels))
+    twin_loss.backward()
+    assert_close(train_logits, twin_logits.detach())
+    assert_close(loss, twin_loss.detach())
+    found = twins.state_dict({"params": gradients})
+    expected = {
+        key: parameter.grad for key, parameter in twin.named_parameters() if parameter.requires_grad
+    }
+    assert found.keys() == expected.keys()
+    # Some gradients are zero in theory, so errors are measured against the largest of the network.
+    scale = max(float(value.abs().max()) for value in expected.values())
+    for key in expected:
+        assert_close(found[key], expected[key], scale)
+    expected = twin.state_dict()
+    for key, value in twins.state_dict({"batch_stats": batch_stats}).items():
+        assert_close(value, expected[key])
+
+
+def random_variables(model, images, rng):
+    """Float64 variables that keep activations near 1, with no value at its default."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(images))
+
+    def draw(path, leaf):
+        kind = path[-1].key
+        if kind == "kernel":
+            return rng.normal(size=leaf.shape) * (2.0 / np.prod(leaf.shape[:-1])) ** 0.5
+        if kind in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, size=leaf.shape)
+        return rng.normal(size=leaf.shape) * 0.3
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def evaluate_and_train(model):
+    """(variables, images, labels) -> logits in eval and train, loss, gradients, statistics."""
+
+    # Compiling is what takes the time here, running is nothing.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(variables, images, labels):
+        others = {key: value for key, value in variables.items() if key != "params"}
+
+        def loss_fn(params):
+            logits, updated = model.apply(
+                {"params": params, **others}, images, train=True, mutable=["batch_stats"]
+            )
+            log_probabilities = jax.nn.log_softmax(logits)
+            loss = -jnp.mean(log_probabilities[jnp.arange(len(labels)), labels])
+            return loss, (logits, updated.get("batch_stats", {}))
+
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (logits, batch_stats)), gradients = gradient(variables["params"])
+        return model.apply(variables, images, train=False), logits, loss, gradients, batch_stats
+
+    return run
+
+
+def assert_close(found, expected, scale=None):
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape
+    scale = np.abs(expected).max() if scale is None else scale
+    assert np.abs(found - expected).max() <= 1e-9 * scale
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_alpha_dropout_gives_the_two_values_that_pytorch_gives(rate):
+    inputs = np.full((1, 10_000), 0.7, np.float32)
+    module = layers.AlphaDropout(rate)
+    ours = module.apply({}, jnp.asarray(inputs), True, rngs={"dropout": jax.random.key(0)})
+    torch.manual_seed(0)
+    theirs = torch.nn.functional.alpha_dropout(torch.from_numpy(inputs), rate, training=True)
+    np.testing.assert_allclose(np.unique(ours), np.unique(theirs.numpy()), rtol=1e-5)
+    # The larger of the two is that of what was kept.
+    kept = np.mean(np.asarray(ours) == np.max(ours))
+    np.testing.assert_allclose(kept, 1 - rate, atol=0.02)  # 4 standard deviations

@@ -1,0 +1,147 @@
+"""The kernels of our own on the CPU: batch norm's sums, independence of threads, what goes wrong.
+
+Convolution by them is tested in test_convolution.py.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_jax.ops import cpu_kernels, normalization
+from tests.helpers.runs import ROOT
+
+BOUNDS = {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
+
+
+@pytest.mark.parametrize("with_kernels", [True, False])
+@pytest.mark.parametrize("channels", [1, 16, 37])
+@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+def test_normalisation_and_its_gradients_are_the_formula(
+    channels, bounds, with_kernels, monkeypatch
+):
+    if not with_kernels:
+        monkeypatch.setattr(cpu_kernels, "available", lambda *arrays: False)
+    rng = np.random.default_rng(0)
+    x = rng.normal(3.0, 2.0, size=(5, 7, 9, channels))
+    mean, bias, cotangent = (
+        rng.normal(size=channels),
+        rng.normal(size=channels),
+        rng.normal(size=x.shape),
+    )
+    scale = rng.uniform(0.5, 3.0, size=channels)
+
+    def ours(x, mean, scale, bias):
+        moments = normalization.moments(x, mean)
+        y = normalization.normalize(x, moments[0], scale * moments[1], bias, *bounds)
+        return jnp.sum(y * cotangent.astype(x.dtype)), (moments, y)
+
+    def formula(x, mean, scale, bias):
+        axes = (0, 1, 2)
+        first = jnp.mean(x, axes) - jax.lax.stop_gradient(mean)
+        second = jnp.mean(jnp.square(x - jax.lax.stop_gradient(mean)), axes)
+        y = jnp.clip((x - first) * (scale * second) + bias, *bounds)
+        return jnp.sum(y * cotangent), (jnp.stack([first, second]), y)
+
+    def outcome(function, dtype):
+        arguments = [jnp.asarray(a, dtype) for a in (x, mean, scale, bias)]
+        run = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2, 3), has_aux=True))
+        (_, aux), grads = run(*arguments)
+        return jax.tree.leaves((aux, grads))
+
+    with jax.enable_x64(True):
+        expected = outcome(formula, jnp.float64)
+    for found, want in zip(outcome(ours, jnp.float32), expected, strict=True):
+        np.testing.assert_allclose(found, want, rtol=0, atol=3e-5 * np.abs(want).max())
+
+
+def test_what_is_not_a_number_is_passed_on():
+    x = np.zeros((4, 3), np.float32)
+    x[2, 1] = np.nan
+    zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
+    y, vjp = jax.vjp(lambda x: normalization.normalize(x, zero, one, zero, 0.0, 6.0), x)
+    assert np.isnan(y[2, 1])
+    assert np.isnan(normalization.moments(x, zero)[:, 1]).all()
+    assert np.isnan(vjp(jnp.full_like(y, np.nan))[0]).any() or np.isnan(y).any()
+
+
+DIGEST = """
+import hashlib, jax, numpy as np
+from cifar_jax.ops import cpu_kernels
+assert cpu_kernels.available()
+rng = np.random.default_rng(0)
+digest = hashlib.sha256()
+for depthwise, channels, stride in ((False, 48, 2), (False, 48, 1), (True, 40, 2)):
+    images = rng.normal(size=(16, 32, 32, channels)).astype("float32")
+    kernel = rng.normal(size=(3, 3, 1 if depthwise else channels, channels)).astype("float32")
+    out, vjp = jax.vjp(
+        lambda x, w: cpu_kernels.convolve(x, w, stride, ((1, 1), (1, 1)), depthwise),
+        images,
+        kernel,
+    )
+    for array in (out, *vjp(out), cpu_kernels.channel_moments(images, images[0, 0, 0])):
+        digest.update(np.asarray(array).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_the_number_of_threads_changes_no_bit():
+    def digest(cpus: set[int]) -> str:
+        limit = f"import os; os.sched_setaffinity(0, {cpus})\n"
+        return subprocess.run(
+            [sys.executable, "-c", limit + DIGEST],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+
+    cpus = os.sched_getaffinity(0)
+    assert digest(set(list(cpus)[:1])) == digest(cpus)
+
+
+@pytest.fixture
+def unbuilt(monkeypatch, tmp_path):
+    """As on a machine where the kernels were never built, with an empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cpu_kernels, "_register", lambda version, library: None)  # once a process
+    cpu_kernels.version.cache_clear()
+    yield tmp_path
+    cpu_kernels.version.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("compiler", "said"),
+    [
+        ("/nowhere/g++", "/nowhere/g++ cannot compile the CPU kernels (No such file or directory)"),
+        ("false", "false cannot compile the CPU kernels"),
+    ],
+)
+def test_without_a_compiler_xla_convolves_and_a_line_says_so(
+    unbuilt, monkeypatch, caplog, compiler, said
+):
+    monkeypatch.setenv("CXX", compiler)
+    assert not cpu_kernels.available()
+    assert not cpu_kernels.available()
+    (record,) = caplog.records
+    assert record.getMessage().startswith(said)
+    assert not list(unbuilt.rglob("*.so"))
+
+
+def test_a_cache_folder_that_cannot_be_made_costs_a_line(unbuilt, caplog):
+    (unbuilt / "cache").write_text("a file, not a folder")
+    assert not cpu_kernels.available()
+    assert "cannot write" in caplog.text
+
+
+def test_the_kernels_are_compiled_once(unbuilt, monkeypatch):
+    if not cpu_kernels.available():
+        pytest.skip("there is no C++ compiler")
+    (library,) = unbuilt.rglob("*.so")
+    before = hashlib.sha256(library.read_bytes()).digest()
+    cpu_kernels.version.cache_clear()
+    monkeypatch.setenv("CXX", "false")
+    assert cpu_kernels.available()
+    assert hashlib.sha256(library.read_bytes()).digest() == before

@@ -1,0 +1,129 @@
+"""Every recipe in configs/ is valid, explains itself, and trains a step when it is made small."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_jax import config as config_lib
+from cifar_jax import models, steps
+from cifar_jax.runtime import parallel
+from cifar_jax.data.datasets import Dataset, Split
+from cifar_jax.training.run import create_run, first_state
+from configs import default
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.py")
+    if path.name not in ("__init__.py", "default.py", "rerun.py")
+)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def small(config):
+    """The same recipe with a narrow and shallow network, eight examples in a batch, small images."""
+    config.batch_size = 8
+    name = config.model.name
+    if name.endswith(("_v1", "_v2")) and name.startswith("resnet"):
+        config.model.name = f"resnet8_{name[-2:]}"
+    if "width" in models.model_options(config.model.name):
+        config.model.width = 0.125
+    config.dataset.image_size = min(config.dataset.image_size, 64)
+    config.lr_schedule.warmup_epochs = 0.0  # at whose first step the rate is zero
+    if config.model.hidden_sizes is not None:
+        config.model.hidden_sizes = tuple(8 for _ in config.model.hidden_sizes)
+    return config
+
+
+def random_dataset(config):
+    rng = np.random.default_rng(0)
+    classes = {"cifar10": 10, "cifar100": 100, "digits": 10}[config.dataset.name]
+    images = rng.integers(0, 256, (16, 32, 32, 3), np.uint8)
+    split = Split(images, rng.integers(0, classes, 16).astype(np.int32))
+    names = tuple(str(i) for i in range(classes))
+    return Dataset(
+        config.dataset.name, split, split, None, names, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    )
+
+
+def test_the_recipes_of_the_readme_are_there():
+    names = {str(path.relative_to(ROOT / "configs")) for path in RECIPES}
+    assert {"quickstart.py", "lenet.py", "resnet20_v2.py", "resnet18.py", "mobilenet_v2.py"} < names
+    assert len([name for name in names if name.startswith("cifar100/")]) == 11
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_docstring_gives_the_command(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert f"--config={path.relative_to(ROOT)}" in docstring
+
+
+def stepped(step, state, devices):
+    """The states that a step gives on so many devices, each by itself.
+
+    What pmap does; compiled with little effort, since it runs once.
+    """
+    states = jax.tree.map(lambda x: jnp.stack([x] * devices), state)
+    mapped = jax.jit(jax.vmap(step, axis_name=parallel.AXIS))
+    options = {"xla_backend_optimization_level": 0}
+    return mapped.lower(states).compile(compiler_options=options)(states)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_small_step_of_the_recipe_changes_every_parameter(path):
+    config = load(path)
+    config_lib.validate(config, default.FIELDS)
+    config = small(config)
+    run = create_run(config, "", random_dataset(config))
+    state = first_state(run)
+    data = jax.tree.map(jnp.asarray, (run.dataset.train.images, run.dataset.train.labels))
+
+    def step(state):
+        order = steps.epoch_order(config.seed, 0, len(data[0]))
+        return steps.train_step(run.task, state, data, order)
+
+    after = stepped(step, state, 1)
+    assert int(after.metrics.failed_step[0]) == -1
+    assert np.isfinite(float(after.metrics.loss[0]))
+    for old, new in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
+        assert np.abs(np.asarray(new)[0] - old).max() > 0
+
+
+def test_two_devices_take_the_step_of_the_speedrun_that_one_takes(monkeypatch):
+    config = small(load(ROOT / "configs" / "speedrun94.py"))
+    config.model.dtype = "float32"
+    run = create_run(config, "", random_dataset(config))
+    first = first_state(run)
+    data = jax.tree.map(jnp.asarray, (run.dataset.train.images, run.dataset.train.labels))
+
+    def step(state):
+        order = steps.epoch_order(config.seed, 0, len(data[0]))
+        return steps.train_step(run.task, state, data, order)
+
+    results = {}
+    for devices in (1, 2):
+        monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
+        results[devices] = jax.device_get(stepped(step, first, devices))
+    one, two = results[1], results[2]
+    # Nothing trains the kernel that whitens.
+    for after in (one, two):
+        kernel = after.batch_stats["whitening"]["kernel"][0]
+        np.testing.assert_array_equal(kernel, first.batch_stats["whitening"]["kernel"])
+    assert float(one.metrics.loss[0]) == pytest.approx(float(two.metrics.loss[0]), rel=1e-5)
+    leaves = [jax.tree_util.tree_leaves_with_path(x) for x in (one, two)]
+    for (path, alone), (_, shared) in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(shared[0], shared[1])
+        # Muon brings the small parts of a gradient, rounding and all, to the size of the large ones.
+        scale = np.abs(alone).max()
+        assert np.abs(shared[0] - alone[0]).max() <= 1e-3 * scale, path

@@ -1,0 +1,194 @@
+"""A run that is killed again and again, at any moment, ends as an untouched one, to the bit."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.helpers import runs
+
+EPOCHS, STEPS = 3, 10
+# All that draws random numbers or keeps a state; ten steps an epoch. The learning rate does not
+# depend on the number of epochs.
+FIELDS = {
+    "num_epochs": EPOCHS,
+    "batch_size": 16,
+    "dataset.image_size": 14,
+    "dataset.train_examples": 16 * STEPS + 5,
+    "augment.crop_padding": 2,
+    "augment.flip": True,
+    "augment.cutout": 4,
+    "augment.mixup": 0.4,
+    "model.dropout": 0.2,
+    "label_smoothing": 0.1,
+    "ema_decay": 0.9,
+    "lr_schedule.name": "step",
+    "lr_schedule.boundaries": "(1, 2)",
+    "lr_schedule.factor": 0.5,
+    "lr_schedule.warmup_epochs": 0.5,
+}
+# How often a run saves is not part of its recipe: the hurt one does so at every third step.
+SAVES_OFTEN = {"steps_per_dispatch": 3, "checkpoint_minutes": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def fields(folder):
+    return FIELDS | {"dataset.cache_dir": folder / "images"}
+
+
+@pytest.fixture(scope="module")
+def both(folder, fields):
+    """The workdir of an untouched run; that of one with many ends; what was seen after each end.
+
+    The untouched run is an epoch longer, saves at the ends of epochs only and shares nothing that
+    was compiled with the other.
+    """
+    unhurt, hurt = folder / "unhurt", folder / "hurt"
+    longer = fields | {"num_epochs": EPOCHS + 1}
+    untouched = runs.StartedPlainly(runs.arguments(unhurt, longer), folder / "unhurt.log")
+    seen = end_often(hurt, fields, folder)
+    ended = untouched.wait()
+    assert ended.status == 0, ended.output
+    return unhurt, hurt, seen
+
+
+@pytest.fixture(scope="module")
+def unhurt(both):
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def hurt(both):
+    return both[1:]
+
+
+def end_often(workdir, fields, folder):
+    """Runs a recipe to its end over many ends; returns what was seen after each of them."""
+    args = runs.arguments(workdir, fields | SAVES_OFTEN)
+    # Saves are at the steps 3, 6, 9, 10 of an epoch; a resumed run counts them anew.
+    points = {
+        "before the first save": "before_save:1:SIGKILL",
+        "in a save within an epoch": "before_commit:3:SIGKILL",
+        "before metrics.jsonl": "before_metrics:1:SIGKILL",
+        "before best.safetensors": "before_weights:1:SIGKILL",
+        "after the files of a save": "before_commit_after_files:4:SIGKILL",
+        "in the deletion of a save": "in_delete:1:SIGKILL",
+        "by SIGTERM": "before_save:2:SIGTERM",
+        "by SIGINT": "before_save:1:SIGINT",
+        "not at all": "",
+        "already": "",
+    }
+    seen = {}
+    for name, point in points.items():
+        before = runs.digests(workdir / "checkpoints") if name == "already" else {}
+        ended = runs.run(args, folder / "log", point=point, cache=folder / "compiled")
+        seen[name] = {
+            "status": ended.status,
+            "output": ended.output,
+            "saved": runs.checkpoint_steps(workdir),
+            "unfinished": runs.unfinished_saves(workdir),
+            "files": sorted(path.name for path in workdir.iterdir()),
+            "epochs": [e["epoch"] for e in runs.read_metrics(workdir)],
+            "partial": runs.partial_checkpoints(workdir),
+            "whole": before == runs.digests(workdir / "checkpoints"),
+        }
+    return seen
+
+
+def test_kills_fell_where_they_were_meant_to(hurt):
+    _, seen = hurt
+    for name, after in seen.items():
+        if name.startswith(("before", "in", "after")):
+            assert after["status"] == -9, name
+    assert seen["before the first save"]["saved"] == []
+    in_save = seen["in a save within an epoch"]
+    assert len(in_save["unfinished"]) == 1
+    assert 0 < in_save["saved"][-1] < STEPS
+    before_metrics = seen["before metrics.jsonl"]
+    assert before_metrics["saved"][-1] == STEPS
+    assert "metrics.jsonl" not in before_metrics["files"]
+    before_weights = seen["before best.safetensors"]
+    assert "metrics.jsonl" in before_weights["files"]
+    assert "best.safetensors" not in before_weights["files"]
+    # The files told of an epoch whose checkpoint there was not.
+    after_files = seen["after the files of a save"]
+    assert after_files["saved"][-1] == 2 * STEPS - 1
+    assert after_files["epochs"] == [1, 2]
+    assert len(after_files["unfinished"]) == 1
+    in_delete = seen["in the deletion of a save"]
+    assert in_delete["saved"][-1] == 2 * STEPS
+    assert len(in_delete["partial"]) == 1
+    assert seen["not at all"]["partial"] == []
+
+
+def test_final_state_has_the_same_bits(hurt, unhurt):
+    workdir, seen = hurt
+    assert seen["not at all"]["status"] == 0, seen["not at all"]["output"]
+    last = EPOCHS * STEPS
+    state = runs.read_state(workdir, last)
+    assert int(state["step"]) == last
+    assert {name.split("/")[0] for name in state} == {
+        "step", "params", "batch_stats", "opt_state", "ema", "metrics",
+    }  # fmt: skip
+    runs.assert_same_bits(state, runs.read_state(unhurt, last))
+
+
+def test_metrics_are_the_same_and_have_no_epoch_twice(hurt, unhurt):
+    workdir, seen = hurt
+    entries = runs.read_metrics(workdir)
+    assert entries == runs.read_metrics(unhurt)[:EPOCHS]
+    assert [entry["epoch"] for entry in entries] == [1, 2, 3]
+    for name, after in seen.items():
+        assert after["epochs"] == sorted(set(after["epochs"])), name
+
+
+def test_signals_save_and_say_how_to_go_on(hurt):
+    workdir, seen = hurt
+    for name, status, saved in (("by SIGTERM", 143, 26), ("by SIGINT", 130, 29)):
+        after = seen[name]
+        assert after["status"] == status, after["output"]
+        assert after["saved"][-1] == saved
+        assert after["unfinished"] == []
+        assert f"{name.removeprefix('by ')}: saved at step {saved}" in after["output"]
+        assert f"--workdir={workdir}" in after["output"]
+        assert "Traceback" not in after["output"]
+
+
+def test_a_restart_says_where_it_goes_on(hurt):
+    _, seen = hurt
+    assert "after epoch 0, step 6 of 10" in seen["before metrics.jsonl"]["output"]
+    assert "after epoch 1, step 0 of 10" in seen["before best.safetensors"]["output"]
+    assert "after epoch 2, step 9 of 10" not in seen["by SIGINT"]["output"]
+    assert "after epoch 2, step 6 of 10" in seen["by SIGINT"]["output"]
+
+
+def test_a_finished_run_trains_nothing_more(hurt):
+    _, seen = hurt
+    after = seen["already"]
+    assert after["status"] == 0
+    assert "all 3 epochs are done already" in after["output"]
+    assert "epoch 3/3" not in after["output"]
+    assert after["whole"]
+
+
+def test_more_epochs_go_on_to_what_one_longer_run_gives(hurt, unhurt, folder, fields):
+    workdir, _ = hurt
+    longer = folder / "longer"
+    shutil.copytree(workdir, longer)
+    args = runs.arguments(longer, fields | SAVES_OFTEN | {"num_epochs": EPOCHS + 1})
+    ended = runs.run(args, folder / "log", cache=folder / "compiled")
+    assert ended.status == 0, ended.output
+    assert "epoch 4/4" in ended.output
+    assert "epoch 3/4" not in ended.output
+    last = (EPOCHS + 1) * STEPS
+    runs.assert_same_bits(runs.read_state(longer, last), runs.read_state(unhurt, last))
+    assert runs.read_metrics(longer) == runs.read_metrics(unhurt)
+    assert (longer / runs.BEST).read_bytes() == (unhurt / runs.BEST).read_bytes()
+    reports = [json.loads((path / "report.json").read_text()) for path in (longer, unhurt)]
+    assert reports[0]["test"] == reports[1]["test"]
+    assert json.loads((longer / "config.json").read_text())["num_epochs"] == EPOCHS + 1

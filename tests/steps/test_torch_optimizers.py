@@ -1,0 +1,96 @@
+"""Every optimizer against PyTorch's, step by step on the same gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_jax.steps import optimizer
+from configs import default
+
+torch = pytest.importorskip("torch")
+
+LEARNING_RATE = 0.05
+OPTIMIZERS = {
+    "sgd": ({"momentum": 0.0, "nesterov": False}, torch.optim.SGD, {}),
+    "momentum": ({"momentum": 0.9, "nesterov": False}, torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": (
+        {"momentum": 0.9, "nesterov": True},
+        torch.optim.SGD,
+        {"momentum": 0.9, "nesterov": True},
+    ),
+    "adam": (
+        {"name": "adam", "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3},
+        torch.optim.Adam,
+        {"betas": (0.8, 0.95), "eps": 1e-3},
+    ),
+    "adamw": ({"name": "adamw"}, torch.optim.AdamW, {"betas": (0.9, 0.999), "eps": 1e-8}),
+}
+
+
+def start():
+    rng = np.random.default_rng(0)
+    return {
+        "kernel": rng.normal(size=(4, 3)).astype(np.float32),
+        "bias": rng.normal(size=3).astype(np.float32),
+    }
+
+
+def loss(params, bowl):
+    """A quadratic bowl, steep in some directions and flat in others."""
+    return sum((bowl[name] * (params[name] - 1) ** 2).sum() for name in params)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 2.0])
+@pytest.mark.parametrize(("weight_decay", "decay_all"), [(0.0, True), (0.1, True), (0.1, False)])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_five_steps_equal_torch(name, weight_decay, decay_all, clip_norm):
+    fields, torch_class, options = OPTIMIZERS[name]
+    config = default.get_config().optimizer
+    config.weight_decay = weight_decay
+    config.decay_bias_and_norm = decay_all
+    config.clip_norm = clip_norm
+    config.update(fields)
+    bowl = {
+        "kernel": np.linspace(0.1, 3, 12, dtype=np.float32).reshape(4, 3),
+        "bias": np.float32(2),
+    }
+
+    ours = jax.tree.map(jnp.asarray, start())
+    chain = optimizer.create_optimizer(config, lambda step: LEARNING_RATE)
+    state = chain.init(ours)
+
+    theirs = {key: torch.nn.Parameter(torch.tensor(value)) for key, value in start().items()}
+    groups = [
+        {"params": [theirs["kernel"]], "weight_decay": weight_decay},
+        {"params": [theirs["bias"]], "weight_decay": weight_decay if decay_all else 0.0},
+    ]
+    torch_optimizer = torch_class(groups, lr=LEARNING_RATE, **options)
+    torch_bowl = {key: torch.tensor(value) for key, value in bowl.items()}
+
+    for _ in range(5):
+        gradient = jax.grad(loss)(ours, bowl)
+        updates, state = chain.update(gradient, state, ours)
+        ours = jax.tree.map(jnp.add, ours, updates)
+
+        torch_optimizer.zero_grad()
+        loss(theirs, torch_bowl).backward()
+        if clip_norm:
+            norm = torch.nn.utils.clip_grad_norm_(theirs.values(), clip_norm)
+            # So that the limit matters here.
+            assert norm > clip_norm
+        torch_optimizer.step()
+        for key in ours:
+            np.testing.assert_allclose(
+                ours[key], theirs[key].detach().numpy(), rtol=2e-5, atol=2e-6
+            )
+
+
+def test_a_gradient_within_the_limit_is_left_alone():
+    config = default.get_config().optimizer
+    config.momentum, config.weight_decay, config.clip_norm = 0.0, 0.0, 5.001
+    chain = optimizer.create_optimizer(config, lambda step: 1.0)
+    gradient = {"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}  # Together of norm 5.
+    updates, _ = chain.update(gradient, chain.init(gradient), gradient)
+    np.testing.assert_array_equal(updates["a"], [-3.0])
+    np.testing.assert_array_equal(updates["b"], [[-4.0]])

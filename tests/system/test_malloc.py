@@ -1,0 +1,43 @@
+"""A program is started again with the allocator's settings, once, and as it was called."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cifar_jax.system import malloc
+from tests.helpers.runs import ROOT
+
+PROGRAM = """
+import os, sys
+from cifar_jax.system import malloc
+print("starts", os.getpid(), flush=True)
+malloc.restart_with_settings()
+print(os.environ["GLIBC_TUNABLES"], sys.argv[1:])
+"""
+
+
+def lines(**environment: str) -> list[str]:
+    inherited = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", PROGRAM, "--flag=a b", "é"]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+
+
+@pytest.mark.skipif(not malloc._is_glibc(), reason="only the GNU C library has such settings")
+def test_a_program_starts_again_with_the_settings():
+    first, second, end = lines()
+    assert first == second  # in the same process
+    assert end == f"{malloc.SETTINGS} ['--flag=a b', 'é']"
+
+
+def test_settings_of_the_user_are_left_as_they_are():
+    _, end = lines(GLIBC_TUNABLES="glibc.malloc.check=0")
+    assert end.startswith("glibc.malloc.check=0 ")
