@@ -1,4 +1,4 @@
-"""A trace of a few dispatches of training, for TensorBoard and Perfetto."""
+"""A profile of a few training dispatches, for TensorBoard and Perfetto."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ from cifar_jax.errors import UserError
 from cifar_jax.runtime import parallel
 from cifar_jax.system import files
 
-# Of the first dispatch most is compilation; while the second runs, the first batch is drawn.
+# The first dispatch is mostly compilation, and first_batch.png is drawn during the second.
 SKIPPED, TRACED = 2, 4
 
 
 def make_folder(folder: str) -> None:
-    """Makes the folder that is to be traced into; UserError where it cannot be or not be written."""
+    """Makes the folder of the profile; UserError if it cannot be made or written to."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -24,10 +24,10 @@ def make_folder(folder: str) -> None:
 
 
 class Profile:
-    """Traces some dispatches, in the main process, into a folder. To be closed, as by a `with`."""
+    """Traces some dispatches of the main process into a folder. Use it in a `with`."""
 
     def __init__(self, folder: str):
-        """`folder` is made if it is not there; "" traces nothing. UserError where it cannot be."""
+        """Makes `folder`; "" traces nothing. UserError if it cannot be made."""
         self._folder = Path(folder) if folder and parallel.is_main() else None
         self._is_running = False
         if self._folder:
@@ -40,7 +40,7 @@ class Profile:
         self.close()
 
     def follow(self, dispatches: int) -> bool:
-        """Starts or ends the trace by the number of dispatches that have ended; whether it did."""
+        """Starts or ends the trace, given how many dispatches have ended. True if it did either."""
         if not self._folder:
             return False
         if dispatches >= SKIPPED + TRACED:
@@ -48,7 +48,7 @@ class Profile:
             return True
         if dispatches >= SKIPPED and not self._is_running:
             options = jax.profiler.ProfileOptions()
-            # Python's own calls would be most of the trace and slow what is traced.
+            # Calls of Python functions would fill the trace and slow down the program.
             options.python_tracer_level = 0
             jax.profiler.start_trace(self._folder, profiler_options=options)
             self._is_running = True
@@ -56,7 +56,7 @@ class Profile:
         return False
 
     def close(self) -> None:
-        """Writes what was traced, if anything was, and says where; nothing is traced from then on."""
+        """Ends the trace for good. If there is one, writes it and prints where it is."""
         if not self._is_running:
             return
         folder, self._folder, self._is_running = self._folder, None, False

@@ -1,4 +1,4 @@
-"""What a run leaves for people to read: metrics, pictures, the best weights and the report."""
+"""What a run writes for people: metrics, plots, the best weights and the final report."""
 
 import os
 import statistics
@@ -18,7 +18,10 @@ from cifar_jax.training.run import Run, describe_data, state_shapes
 
 
 def best_epoch(history: list[dict]) -> dict | None:
-    """The first epoch of the highest validation accuracy, or test accuracy without a validation split."""
+    """The epoch with the highest validation accuracy (without a validation split: test accuracy).
+
+    Of equal ones, the first. None for an empty history.
+    """
     if not history:
         return None
     split = "val" if "val_accuracy" in history[0] else "test"
@@ -32,8 +35,31 @@ def best_epoch(history: list[dict]) -> dict | None:
     }
 
 
+def epoch_entry(run: Run, state: TrainState, results, seconds: float, speed: float) -> dict:
+    """An epoch's line of metrics.
+
+    Args:
+      state: after the epoch's last step, whose learning rate is reported.
+      results: the evaluation of each split, {"test": Result, ...}.
+      seconds: since the last evaluation.
+      speed: in images per second.
+    """
+    step, per_epoch = int(state.step), run.steps_per_epoch
+    examples = per_epoch * run.config.batch_size
+    entry = {
+        "epoch": step // per_epoch,
+        "step": step,
+        "learning_rate": float(run.schedule(step - 1)),
+        "train_loss": float(state.metrics.loss) / per_epoch,
+        "train_accuracy": int(state.metrics.correct) / examples,
+    }
+    for name, result in results.items():
+        entry |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
+    return entry | {"seconds": seconds, "images_per_second": speed}
+
+
 def export_best(run: Run, state: TrainState, history: list[dict]) -> None:
-    """Writes best.safetensors from the state of the best epoch."""
+    """Writes best.safetensors from the state after the best epoch."""
     if parallel.is_main():
         best = best_epoch(history)
         data, variables = describe_data(run.dataset), inference_variables(state)
@@ -42,7 +68,7 @@ def export_best(run: Run, state: TrainState, history: list[dict]) -> None:
 
 
 def draw_first_batch(run: Run) -> None:
-    """Writes a picture of the run's first training batch, augmented, unless there is one."""
+    """Writes first_batch.png, the augmented images of the first training batch, unless it exists."""
     path = run.path(files_of.FIRST_BATCH)
     if not parallel.is_main() or os.path.exists(path):
         return
@@ -59,19 +85,20 @@ def draw_first_batch(run: Run) -> None:
     plots.plot_batch(path, images, names, run.dataset.mean, run.dataset.std)
 
 
-def draw_history(run: Run, history) -> None:
+def draw_history(run: Run, history: list[dict]) -> None:
+    """Writes history.png, the curves of loss, accuracy and learning rate."""
     title = f"{run.config.model.name} on {run.dataset.name}"
     plots.plot_history(run.path(files_of.HISTORY_PLOT), history, title)
 
 
-def write_history(run: Run, history) -> None:
-    """Makes metrics.jsonl say what the state says: a line of each epoch, none of one to be run again."""
+def write_history(run: Run, history: list[dict]) -> None:
+    """Writes metrics.jsonl as the history has it, without epochs that a resumed run will repeat."""
     if parallel.is_main() and history:
         reports.write_metrics(run.path(files_of.METRICS), history)
 
 
-def finish(run: Run, history, result: evaluate.Result) -> None:
-    """Writes the report and the plots, and says how it went."""
+def finish(run: Run, history: list[dict], result: evaluate.Result) -> None:
+    """Writes the report and the plots, and prints a summary."""
     best = best_epoch(history)
     draw_history(run, history)
     plots.plot_confusion(

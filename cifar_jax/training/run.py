@@ -1,4 +1,4 @@
-"""A run: its recipe, data, model and optimizer, and the state that it starts from."""
+"""A run: its recipe, data, model and optimizer, and its first state."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from cifar_jax.storage import workdir as files_of
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the loop works with and does not change."""
+    """What the training loop uses and never changes."""
 
     config: ConfigDict
     workdir: str
@@ -35,7 +35,7 @@ class Run:
 
 
 def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> Run:
-    """Model, optimizer and schedule for a data set."""
+    """The run of a recipe on a data set. Raises UserError if a batch is larger than the training set."""
     per_epoch = steps.steps_per_epoch(len(dataset.train.images), config.batch_size)
     if not per_epoch:
         raise UserError(
@@ -69,13 +69,13 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
 
 
 def first_state(run: Run) -> TrainState:
-    """The state before the first step: from `init_from` where that is set, else from scratch.
+    """The state before the first step: from the weights of `init_from` if set, else from scratch.
 
-    From scratch, a whitening layer is that of the training images; `init_from` brings its own, which the
-    weights behind it were trained with.
+    From scratch, a whitening layer gets its kernel from the training images. The weights of `init_from`
+    include the kernel they were trained with.
     """
     config = run.config
-    # It runs once, so it need not be fast; the bits are the same, compiled in a third of the time.
+    # Runs once: a lower optimisation level gives the same bits and compiles three times faster.
     options = {"xla_backend_optimization_level": 1}
     start = jax.jit(functools.partial(fresh_state, run), compiler_options=options)
     state = start(np.uint32(config.seed), whitening_images(run))
@@ -92,8 +92,8 @@ def first_state(run: Run) -> TrainState:
 
 
 def check_init_from(config: ConfigDict) -> None:
-    """Raises UserError unless `config.init_from` holds weights of the config's model; needs no data."""
-    # Any number of classes is right: of a head with another, nothing is taken.
+    """Raises UserError unless `config.init_from` holds weights of the config's model. Needs no data."""
+    # The number of classes does not matter: a head of another size is not loaded.
     model = models.create_model(config.model.name, 10, **config_lib.model_options(config))
     size = config.dataset.image_size
     with _naming_init_from():
@@ -101,7 +101,7 @@ def check_init_from(config: ConfigDict) -> None:
 
 
 def _started_from(variables: dict, config: ConfigDict) -> tuple[dict, list[str]]:
-    """`variables` with the weights that init_from names, of a workdir the best; lines on what differs."""
+    """(variables with the weights of `init_from`, notes on what differs); of a workdir, the best weights."""
     path = pretrained.resolve(config.init_from)
     if os.path.isdir(path):
         files_of.check_format(path)
@@ -123,21 +123,24 @@ def _naming_init_from():
 
 
 def whitening_images(run: Run) -> np.ndarray | None:
-    """The training images, uint8, that the network's whitening layer is taken from; None without one."""
+    """The uint8 training images that the whitening kernel is computed from; None without such a layer."""
     if not getattr(run.task.model, models.WHITENING, False):
         return None
     return whitening.images_for(run.config.dataset.image_size, run.dataset.train.images)
 
 
 def state_shapes(run: Run) -> TrainState:
-    """A state with shapes and dtypes in the place of arrays."""
+    """A state that holds shapes and dtypes instead of arrays."""
     return jax.eval_shape(lambda: fresh_state(run, 0))
 
 
 def fresh_state(run: Run, seed, images=None) -> TrainState:
-    """A state from scratch. The seed is an argument: one compiled program is for all of them.
+    """A state from scratch. The seed is an argument, so one compiled program serves all seeds.
 
-    `images` are `whitening_images`; without them a whitening layer is as `layers.Whitening` says.
+    Args:
+      run: the run.
+      seed: uint32 [], the source of all randomness.
+      images: `whitening_images`; None leaves the initial kernel of `layers.Whitening`.
     """
     task, size = run.task, run.config.dataset.image_size
     variables = init_variables(task.model, seed, size)
@@ -148,7 +151,7 @@ def fresh_state(run: Run, seed, images=None) -> TrainState:
 
 
 def describe_data(dataset: datasets.Dataset) -> dict:
-    """What the meaning of the weights depends on, as JSON values."""
+    """The facts about the data that give the weights their meaning, as JSON values."""
     description = {
         "name": dataset.name,
         "class_names": list(dataset.class_names),

@@ -22,7 +22,7 @@ from cifar_jax.reporting import plots, reports
 from cifar_jax.steps import training
 from cifar_jax.storage import checkpoint
 from cifar_jax.system import files, interruption
-from cifar_jax.training import loop
+from cifar_jax.training import start
 from tests.helpers import runs
 
 # Audit events of Python that change a folder: deletions, renamings, new folders.
@@ -299,7 +299,7 @@ def follow_phases(note: Path) -> None:
 
     write()
     follow(datasets, "load", "data and their cache")
-    follow(loop, "first_state", "first weights")
+    follow(start, "first_state", "first weights")
     follow(checkpoint.Checkpoints, "_find", "restoring")
     follow(checkpoint.Checkpoints, "restore", "restoring")
     follow(evaluate, "evaluate", "evaluation")

@@ -159,7 +159,7 @@ def test_a_signal_at_the_start_ends_it_with_a_line_and_no_trace(start, tmp_path,
     name = place.partition(" ")[0]
     assert ended.status == 128 + signal.Signals[name]
     assert ended.output.splitlines() == [
-        f"{name}: stopped; nothing that was saved is lost; to go on, run the same with",
+        f"{name}: stopped; everything saved so far is kept; to resume, run the same command with",
         f"  --workdir={tmp_path / 'run'}",
     ]
     assert not (tmp_path / "run" / lock.NAME).exists()

@@ -1,0 +1,93 @@
+"""The start of a training run: its data and first state, its folder, and its newest checkpoint."""
+
+import os
+
+from ml_collections import ConfigDict
+
+from cifar_jax.data import datasets
+from cifar_jax.errors import UserError
+from cifar_jax.inference import weights
+from cifar_jax.runtime import parallel
+from cifar_jax.steps import TrainState
+from cifar_jax.storage import Checkpoints, Lock
+from cifar_jax.storage import workdir as files_of
+from cifar_jax.training import report
+from cifar_jax.training.run import Run, create_run, describe_data, first_state, state_shapes
+
+
+def prepare(config: ConfigDict, workdir: str) -> tuple[Run, TrainState | None]:
+    """The run and, if it is new, its first state. Does not touch the workdir."""
+    parallel.check_batch_size(config.batch_size)
+    dataset = datasets.load(config.dataset, config.seed)
+    run = create_run(config, workdir, dataset)
+    return run, first_state(run) if not files_of.has_run(workdir) else None
+
+
+def begin(run: Run, lock: Lock, fresh: TrainState | None) -> None:
+    """Makes the folder of a new run, locks it and records the recipe."""
+    files_of.make_folder(run.workdir)
+    lock.acquire()
+    if fresh is not None and parallel.is_main() and files_of.has_run(run.workdir):
+        raise UserError(
+            f"another process has just begun a run in {run.workdir}: "
+            "start this one again to resume it"
+        )
+    files_of.write_config(run.workdir, run.config)
+
+
+def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | None):
+    """(state with host leaves, progress): from the newest checkpoint, else from `init_from` or scratch.
+
+    Raises:
+      UserError: checkpoints are missing, or belong to another data set.
+    """
+    data = describe_data(run.dataset)
+    if checkpoints.latest_step() is None:
+        # A kill after one epoch may have come before its checkpoint; after two, one must be there.
+        is_finished = os.path.exists(run.path(files_of.REPORT))
+        if is_finished or files_of.epochs_reported(run.workdir) > 1:
+            raise UserError(
+                f"{run.workdir} has trained epochs, but its checkpoints are gone: use a new "
+                f"--workdir (with --config.init_from={run.workdir} to start from its best weights)"
+            )
+        if fresh is None:
+            parallel.say("no checkpoint was saved yet: starting from the beginning")
+            fresh = first_state(run)
+        return fresh, {"history": [], "seconds": 0.0, "data": data}
+    state, progress = checkpoints.restore(state_shapes(run))
+    if progress["data"] != data:
+        raise UserError(
+            f"the data set differs from the one that the run in {run.workdir} was started with "
+            f"({progress['data']} then, {data} now)"
+        )
+    epoch, position = divmod(int(state.step), run.steps_per_epoch)
+    parallel.say(
+        f"resuming {run.workdir} after epoch {epoch}, step {position} of {run.steps_per_epoch}"
+    )
+    return state, progress
+
+
+def mend_best_weights(run: Run, checkpoints: Checkpoints, history: list[dict]) -> None:
+    """Makes best.safetensors hold the weights of the history's best epoch.
+
+    A kill may leave it one epoch behind the checkpoint, or one ahead of it.
+    """
+    if not history:
+        return
+    best = report.best_epoch(history)
+    try:
+        exported = weights.load(run.path(files_of.BEST_WEIGHTS)).epoch
+    except UserError:
+        exported = None
+    # Every process must take part in reading a checkpoint.
+    (stale,) = parallel.agree(int(exported != best["epoch"]))
+    if not stale:
+        return
+    if checkpoints.has(best["step"]):
+        state, _ = checkpoints.restore(state_shapes(run), best["step"])
+        report.export_best(run, state, history)
+    else:
+        parallel.say(
+            f"{files_of.BEST_WEIGHTS} does not hold the weights of the best epoch, {best['epoch']}, "
+            "and cannot be repaired: the checkpoint of that epoch is damaged or gone"
+        )
