@@ -1,7 +1,7 @@
 """The mathematics of training: the training and evaluation steps, the state, and what they are made of.
 
-All functions are pure. Take from here: the names below, and the modules `augment`, `optimizer` and
-`whitening`.
+All functions are pure. Take from here: the names below, and the modules `augment`, `optimizer`,
+`schedules` and `whitening`.
 """
 
 from cifar_jax.steps.evaluation import eval_sums
@@ -36,6 +36,7 @@ __all__ = [
     "init_variables",
     "optimizer",
     "random_keys",
+    "schedules",
     "step_keys",
     "steps_per_epoch",
     "take_steps",

@@ -1,8 +1,8 @@
 """Augmentation on the device, inside the step: pure functions of keys and a batch of images.
 
-Each example has a key of its own, made from the seed, the step and the example's place in the global
-batch (of flips that alternate: the seed and its place in the training set), so any number of devices
-draws the same. Geometry works on uint8 pixels, before normalisation.
+Each example has its own key, derived from the seed, the step and the example's place in the global batch.
+(Alternating flips: from the seed and the place in the training set.) So any number of devices draws the
+same. Crops and flips work on uint8 pixels, before normalisation.
 """
 
 import jax
@@ -11,16 +11,20 @@ from jax import lax
 
 
 def example_keys(key, places):
-    """One key per example: keys [batch] from a step's key and the places int32 [batch] in its batch."""
+    """One key per example: keys [batch], from a step's key and int32 [batch] places in its global batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
 
 
 def random_crop(keys, images, padding: int, mode: str = "constant"):
-    """Pads by `padding` pixels and crops back to size at a random offset, each example its own.
+    """Pads by `padding` pixels and crops back to size, at a random offset for each example.
 
-    `mode` is "constant" (black) or "reflect" (the picture mirrored at its edge, which is not repeated),
-    as in numpy.pad. keys [batch]; images [batch, height, width, channel], any dtype. Offsets are uniform over
-    0 ... 2 * padding in each direction, as in He et al., 2016, section 4.2.
+    Offsets are uniform over 0 ... 2 * padding in each direction (He et al., 2016, section 4.2).
+
+    Args:
+      keys: [batch].
+      images: [batch, height, width, channel], any dtype.
+      padding: in pixels, on each side.
+      mode: "constant" (black) or "reflect" (mirrored at the edge, without repeating it), as in numpy.pad.
     """
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode)
     offsets = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * padding + 1))(keys)
@@ -30,24 +34,24 @@ def random_crop(keys, images, padding: int, mode: str = "constant"):
 
 
 def random_flip(keys, images):
-    """Mirrors each of the images [batch, height, width, channel] left to right with probability 1/2."""
+    """Mirrors each image left to right with probability 1/2; images [batch, height, width, channel]."""
     return mirror(jax.vmap(jax.random.bernoulli)(keys), images)
 
 
 def mirror(which, images):
-    """Those of the images [batch, height, width, channel] mirrored for which `which` [batch] is true."""
+    """Mirrors the images for which `which` [batch] is true; images [batch, height, width, channel]."""
     return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
 def alternating(key, examples, epoch):
-    """Bool [batch]: whether each example is mirrored in an epoch, which it is in every second one.
+    """Whether each example is mirrored in an epoch: bool [batch]. It alternates from epoch to epoch.
 
-    A fair coin, the example's own, decides on the first epoch. So two epochs in a row show both sides of
-    an image, where independent draws show one twice half of the time (Jordan, "94% on CIFAR-10 in 3.29
-    Seconds on a Single GPU", 2024, section 3.6).
+    A fair coin per example decides about the first epoch. Two epochs in a row therefore show both sides
+    of an image; independent draws show the same side twice half of the time (Jordan, "94% on CIFAR-10 in
+    3.29 Seconds on a Single GPU", 2024, section 3.6).
 
     Args:
-      key: the run's, the same in every epoch.
+      key: the same in every epoch of the run.
       examples: int32 [batch], places in the training set.
       epoch: int32 [], from 0.
     """
@@ -56,10 +60,10 @@ def alternating(key, examples, epoch):
 
 
 def enlarge(images, size: int | None):
-    """uint8 [batch, height, width, channel] to float32 [batch, size, size, channel], bilinear.
+    """Bilinear: uint8 [batch, height, width, channel] -> float32 [batch, size, size, channel].
 
-    Images of `size` already (or with no size asked for) are given back as they are. Pixels are squares
-    whose centres the positions are taken from, as in PyTorch's `interpolate(align_corners=False)`.
+    Images that have this size already, or any images if `size` is None, are returned as they are.
+    Positions are those of pixel centres, as in PyTorch's `interpolate(align_corners=False)`.
     """
     if size is None or images.shape[1:3] == (size, size):
         return images
@@ -68,7 +72,7 @@ def enlarge(images, size: int | None):
 
 
 def normalize(images, mean, std, dtype=jnp.float32):
-    """uint8 [..., channel] to (pixel / 255 - mean) / std, computed in float32, given as `dtype`."""
+    """(pixel / 255 - mean) / std of uint8 [..., channel], computed in float32, returned as `dtype`."""
     scale = 1 / (255 * jnp.asarray(std, jnp.float32))
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
     return (images.astype(jnp.float32) * scale - shift).astype(dtype)
@@ -77,9 +81,9 @@ def normalize(images, mean, std, dtype=jnp.float32):
 def cutout(keys, images, size: int):
     """Sets a square of side `size`, centred on a random pixel, to zero (the mean colour).
 
-    images [batch, height, width, channel], normalised. The square is cut off where it reaches over the
-    edge (DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
-    2017).
+    The part of the square beyond the edge of the image is cut off (DeVries and Taylor, "Improved
+    Regularization of Convolutional Neural Networks with Cutout", 2017). Takes keys [batch] and
+    normalised images [batch, height, width, channel].
     """
     height, width = images.shape[1:3]
     centres = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, jnp.array([height, width])))(
@@ -95,11 +99,11 @@ def cutout(keys, images, size: int):
 
 
 def jitter(keys, images, brightness: float, contrast: float):
-    """Makes each of the normalised images brighter or darker, then richer or poorer in contrast.
+    """Changes the brightness, then the contrast, of each normalised image.
 
-    One number, uniform within +-brightness (in deviations of the data), is added to all of an image;
-    all is then multiplied by another, uniform within 1 +- contrast. keys [batch]; images [batch,
-    height, width, channel].
+    A number uniform within +-brightness (in standard deviations of the data) is added to the whole
+    image. Then the image is multiplied by a number uniform within 1 +- contrast. Takes keys [batch] and
+    images [batch, height, width, channel].
     """
     draws = jax.vmap(lambda key: jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0))(keys)
     shift, factor = brightness * draws[:, 0], 1 + contrast * draws[:, 1]
@@ -107,11 +111,11 @@ def jitter(keys, images, brightness: float, contrast: float):
 
 
 def network_input(images, size: int | None, mean, std):
-    """What every network gets: uint8 [batch, height, width, channel], enlarged and normalised."""
+    """The input of a network: uint8 images [batch, height, width, channel], enlarged and normalised."""
     return normalize(enlarge(images, size), mean, std)
 
 
-# Of an image and its mirror image: what is done to it, in pixels to the right and down, and the weight.
+# Shifts of an image and its mirror image, as ((pixels right, pixels down), weight).
 VIEWS = {
     "none": (),
     "mirror": (((0, 0), 1.0),),
@@ -120,17 +124,17 @@ VIEWS = {
 
 
 def views(images, kind: str):
-    """The views of each image that a prediction is averaged over, in test-time augmentation.
+    """The views of each image whose logits are averaged in test-time augmentation.
 
-    Mirror images and shifts by a pixel along the diagonal, with the edge reflected into what is left
-    open; weights as in Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, section 3.5.
+    They are mirror images and shifts by one pixel along the diagonal; reflection fills the gap at the
+    edge. Weights as in Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, section 3.5.
 
     Args:
       images: uint8 [batch, height, width, channel].
       kind: a key of `VIEWS` other than "none".
 
     Returns:
-      (uint8 [views, batch, height, width, channel], weights float32 [views] of sum 1)
+      (uint8 [views, batch, height, width, channel], float32 [views] weights that sum to 1)
     """
     height, width = images.shape[1:3]
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
@@ -143,9 +147,9 @@ def views(images, kind: str):
 
 
 def augment(step_key, places, images, config, mean, std, size: int | None = None, mirrored=None):
-    """Crop, flip, enlarge, normalise, jitter and cutout, as config.augment says.
+    """Crops, flips, enlarges, normalises, jitters and cuts out, as config.augment says.
 
-    Images that are stored small are cropped small, so that they are enlarged a batch at a time.
+    Small images are cropped before they are enlarged, so only one batch at a time is held enlarged.
 
     Args:
       step_key: the key of this training step.
@@ -153,8 +157,8 @@ def augment(step_key, places, images, config, mean, std, size: int | None = None
       images: uint8 [batch, height, width, channel].
       config: config.augment.
       mean, std: per channel, for pixels scaled to [0, 1].
-      size: height and width that the network takes; None: those of the images.
-      mirrored: bool [batch], which images a flip mirrors; None: it is drawn.
+      size: height and width of the network's input; None: the size of the images.
+      mirrored: bool [batch], which images are flipped; None: drawn at random.
 
     Returns:
       float32 [batch, size, size, channel], as the network gets them.
@@ -167,7 +171,7 @@ def augment(step_key, places, images, config, mean, std, size: int | None = None
         images = random_flip(keys[:, 1], images) if mirrored is None else mirror(mirrored, images)
     images = network_input(images, size, mean, std)
     if config.brightness or config.contrast:
-        # Not a fourth of the split, so that the three stay what they are.
+        # Splitting into four would change the three keys above.
         jitter_keys = jax.vmap(lambda key: jax.random.fold_in(key, 3))(own_keys)
         images = jitter(jitter_keys, images, config.brightness, config.contrast)
     if config.cutout:
@@ -176,10 +180,11 @@ def augment(step_key, places, images, config, mean, std, size: int | None = None
 
 
 def mixup_pairs(key, batch_size: int, alpha: float):
-    """Partners and the share of the first of each pair, the same on every device.
+    """A partner for each example of a batch, and the share of the example itself in the mixture.
 
-    One share for the whole batch, from Beta(alpha, alpha), and a random permutation as partners
-    (Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018, and its published code).
+    Partners are a random permutation. The whole batch has one share, drawn from Beta(alpha, alpha)
+    (Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018, and its published code). Both are
+    the same on every device.
 
     Returns:
       (partner int32 [batch_size], share float32 [])

@@ -10,12 +10,16 @@ from cifar_jax.steps.task import Task
 
 
 def eval_sums(task: Task, views: str = "none", keep_logits: bool = False):
-    """The mapped function (variables, (images, labels)) -> (loss sum, confusion matrix, logits).
+    """Evaluation mapped over the devices: (variables, (images, labels)) -> (loss sum, confusion, logits).
 
-    Every image counts exactly once, on any number of devices. The loss sum is float32 []; the
-    confusion matrix is int32 [C, C] with rows for the true class and columns for the predicted one.
-    `views` is a key of augment.VIEWS, over which the logits of an image are averaged. Logits are
-    float32 [N, C], or None unless they are kept.
+    Every image counts exactly once, on any number of devices. The loss sum is float32 []. The confusion
+    matrix is int32 [C, C], with a row for each true class and a column for each predicted one. Logits
+    are float32 [N, C], or None.
+
+    Args:
+      task: the run.
+      views: a key of augment.VIEWS; the logits of an image are averaged over these views.
+      keep_logits: whether to return logits.
     """
     classes = task.num_classes
 
@@ -24,7 +28,7 @@ def eval_sums(task: Task, views: str = "none", keep_logits: bool = False):
         return task.model.apply(variables, inputs, train=False)
 
     def averaged_logits(variables, images):
-        # One view at a time, with no more memory and no more program than for one.
+        # One view at a time takes no more memory, and compiles no more, than a single view.
         stacked, weights = augment.views(images, views)
         each = lax.map(lambda view: logits_of(variables, view), stacked)
         return jnp.tensordot(weights, each, axes=1)

@@ -1,8 +1,8 @@
-"""Muon for convolution kernels: momentum whose matrix is orthogonalised, as Optax transformations.
+"""Muon for convolution kernels: Optax transformations that orthogonalise the momentum.
 
-Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, in the form of
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, in the variant of
 airbench94_muon.py (https://github.com/KellerJordan/cifar10-airbench). Kernels of equal shape are
-orthogonalised together, as one batch of matrices, which Optax's own Muon does one after another.
+orthogonalised together, as one batch of matrices; Optax's own Muon takes them one by one.
 """
 
 import collections
@@ -14,15 +14,15 @@ from jax import lax
 
 from cifar_jax.ops import cpu_kernels
 
-# a, b, c of x -> a x + b x^3 + c x^5, steepest at 0: singular values end between 0.7 and 1.2 or so.
+# a, b, c of x -> a x + b x^3 + c x^5. Singular values end between about 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 EPSILON = 1e-7
 
 
 def newton_schulz(matrices, steps: int, dtype):
-    """Brings the singular values of matrices [n, rows, columns] near 1 and keeps their vectors.
+    """Moves the singular values of matrices [n, rows, columns] close to 1 and keeps the singular vectors.
 
-    Computed in `dtype`, from matrices of norm 1; given back in their own.
+    Computes in `dtype`, after scaling each matrix to norm 1. The result has the dtype of the input.
     """
     a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]
@@ -36,14 +36,14 @@ def newton_schulz(matrices, steps: int, dtype):
 
 
 def _norm(x):
-    """Of all elements. In two sums, as the order within one over many depends on the number of cores."""
+    """The norm over all elements. XLA's order within one large sum depends on the cores: so, two sums."""
     return jnp.sqrt(jnp.sum(lax.optimization_barrier(jnp.sum(jnp.square(x), axis=-1))))
 
 
 def _matmul(a, b):
     """The products of matrices [n, rows, k] and [n, k, columns].
 
-    On the CPU they are 1x1 convolutions by our kernels, whose bits do not depend on the number of cores.
+    On the CPU, our 1x1 convolution computes them: its bits do not depend on the number of cores.
     """
     if not cpu_kernels.available(a, b):
         return a @ b
@@ -59,7 +59,7 @@ def _matmul(a, b):
 
 
 def orthogonalize(steps: int, dtype) -> optax.GradientTransformation:
-    """Orthogonalises updates of kernels [height, width, in, out], as matrices of `out` columns."""
+    """Orthogonalises the updates of kernels [height, width, in, out], as matrices with `out` columns."""
 
     def update(updates, params=None):
         del params
@@ -77,10 +77,10 @@ def orthogonalize(steps: int, dtype) -> optax.GradientTransformation:
 
 
 def keep_norms() -> optax.GradientTransformation:
-    """Before each step, scales a kernel [..., out] to the norm sqrt(out); the last of a chain.
+    """Scales each kernel [..., out] to the norm sqrt(out) before its step. Must come last in a chain.
 
-    Behind batch norm the size of a kernel is of no matter to the network, but a step turns it the less
-    the larger it is.
+    Followed by batch norm, the network does not depend on a kernel's norm. But the larger the norm, the
+    less a step turns the kernel.
     """
 
     def update(updates, params):

@@ -1,7 +1,7 @@
-"""TrainState: everything that the future of a run depends on, beside its config and data.
+"""TrainState: everything the future of a run depends on, apart from its config and data.
 
-Batch order, augmentation and dropout are functions of the seed and the step, so the state alone decides
-what comes next, and to resume is to restore it.
+Batch order, augmentation and dropout are functions of the seed and the step. So the state alone decides
+what comes next, and restoring it resumes the run exactly.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ from cifar_jax.errors import UserError
 
 @flax.struct.dataclass
 class EpochMetrics:
-    """Sums over the steps of the current epoch so far.
+    """Sums over the steps of the current epoch.
 
     Attributes:
       loss: float32 [], sum over steps of the global batch's mean loss.
-      correct: int32 [], examples predicted right.
-      failed_step: int32 [], the first step whose loss was not finite, else -1.
+      correct: int32 [], correctly classified examples.
+      failed_step: int32 [], the first step whose loss was not finite; -1 if there was none.
     """
 
     loss: Any
@@ -35,14 +35,14 @@ class EpochMetrics:
 
 @flax.struct.dataclass
 class TrainState:
-    """The full state of training.
+    """The complete state of training.
 
     Attributes:
       step: int32 [], optimizer steps taken.
       params: the model's parameters, float32.
-      batch_stats: running statistics of batch norm, {} without.
-      opt_state: the optimizer's.
-      ema: moving average of {"params", "batch_stats"}, {} without.
+      batch_stats: running statistics of batch norm; {} without batch norm.
+      opt_state: the state of the optimizer.
+      ema: moving average of {"params", "batch_stats"}; {} if it is off.
       metrics: sums over the current epoch.
     """
 
@@ -55,7 +55,7 @@ class TrainState:
 
 
 def random_keys(seed: int) -> dict:
-    """The run's random streams, all from its one seed."""
+    """The random keys of a run, all derived from its seed."""
     root = jax.random.key(seed)
     return {
         name: jax.random.fold_in(root, i)
@@ -64,7 +64,7 @@ def random_keys(seed: int) -> dict:
 
 
 def step_keys(seed: int, step) -> dict:
-    """The keys of one training step, the same on every device."""
+    """The random keys of one training step, the same on every device."""
     key = jax.random.fold_in(random_keys(seed)["step"], step)
     return {
         name: jax.random.fold_in(key, i) for i, name in enumerate(("augment", "mixup", "dropout"))
@@ -95,5 +95,5 @@ def create_state(variables: dict, optimizer, ema: bool) -> TrainState:
 
 
 def inference_variables(state: TrainState) -> dict:
-    """What evaluation uses: the moving average where there is one, else the weights."""
+    """What evaluation uses: the moving average if there is one, else the weights."""
     return state.ema or {"params": state.params, "batch_stats": state.batch_stats}

@@ -10,18 +10,18 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What the steps of a run need to know that does not change.
+    """What the steps of a run use and never change.
 
     Attributes:
       model: built with axis_name=parallel.AXIS.
-      optimizer: an Optax transformation.
+      optimizer: the Optax chain.
       config: the whole config.
-      num_classes: C.
+      num_classes: the number of classes, C.
       mean, std: per channel, for pixels scaled to [0, 1].
-      image_size: height and width that the network takes, to which smaller images are enlarged; None:
-        those of the images.
-      seed: uint32 [], the source of all randomness, where one compiled program is to be for many
-        seeds; None: that of the config.
+      image_size: height and width of the network's input; smaller images are enlarged to it. None: the
+        size of the images.
+      seed: uint32 [], the source of all randomness, for one compiled program that serves many seeds.
+        None: the seed of the config.
     """
 
     model: nn.Module

@@ -16,31 +16,31 @@ from cifar_jax.steps.task import Task
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Whole batches in an epoch; the last partial one is dropped, as is customary."""
+    """Whole batches in an epoch. The last partial batch is dropped, as is customary."""
     return num_examples // batch_size
 
 
 def epoch_order(seed: int, epoch, num_examples: int):
-    """int32 [num_examples]: the order in which an epoch visits the examples."""
+    """The order in which an epoch visits the examples: int32 [num_examples]."""
     return jax.random.permutation(
         jax.random.fold_in(random_keys(seed)["order"], epoch), num_examples
     )
 
 
 def training_batch(task: Task, data, order, step, places):
-    """The examples at some places of a step's global batch, as the network gets them.
+    """Some examples of a step's global batch, as the network gets them.
 
     Args:
       task: the run.
       data: (images uint8 [N, height, width, 3], labels int32 [N]).
-      order: int32 [N], this epoch's.
+      order: int32 [N], the order of this epoch.
       step: int32 [].
       places: int32 [batch], places in the global batch.
 
     Returns:
-      (images float32 [batch, size, size, 3], labels int32 [batch], targets float32 [batch, C]):
-      labels are those that count for accuracy (of the larger share where two examples are mixed),
-      targets the distribution that the loss is taken to.
+      (images float32 [batch, size, size, 3], labels int32 [batch], targets float32 [batch, C]).
+      Accuracy is measured on the labels (with mixup: the label of the larger share), the loss on the
+      targets, which are distributions over the classes.
     """
     config, mean, std, size = task.config, task.mean, task.std, task.image_size
     images, labels = data
@@ -62,7 +62,7 @@ def training_batch(task: Task, data, order, step, places):
 
     pixels, label, target = examples(places)
     if config.augment.mixup:
-        # A partner anywhere in the global batch is made again here, from its own place's key.
+        # The partner may belong to another device. It is made again here, with the key of its own place.
         partner, share = augment.mixup_pairs(keys["mixup"], batch_size, config.augment.mixup)
         other_pixels, other_label, other_target = examples(partner[places])
         pixels = share * pixels + (1 - share) * other_pixels
@@ -77,7 +77,7 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
     config = task.config
     local = parallel.local_batch_size(config.batch_size)
     images, labels, targets = training_batch(task, data, order, state.step, parallel.places(local))
-    # Batch norm whose statistics may not change normalises with them, as in evaluation.
+    # If batch_stats are not mutable, batch norm normalises with them, as in evaluation.
     mutable = [] if config.transfer.freeze_batch_norm else ["batch_stats"]
 
     def loss_fn(params):
@@ -111,10 +111,10 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
 
 
 def _moving_average(decay, state, params, batch_stats):
-    """Exponential moving average of weights and statistics.
+    """Exponential moving average of weights and running statistics.
 
-    The decay rises as (1 + step) / (10 + step) to its final value, so that the average forgets the
-    initialisation (as in TensorFlow's ExponentialMovingAverage with num_updates).
+    The decay rises as (1 + step) / (10 + step) up to its final value, so that the average forgets the
+    initial weights (as TensorFlow's ExponentialMovingAverage with num_updates).
     """
     if not decay:
         return {}
@@ -130,7 +130,7 @@ def _add_metrics(task, state, loss, correct, num_examples):
         lambda zero, x: jnp.where(position == 0, zero, x), EpochMetrics.zero(), state.metrics
     )
     failed_now = jnp.where(jnp.isfinite(loss), -1, state.step)
-    failed_step = state.metrics.failed_step  # of any epoch: a dispatch may go on into the next
+    failed_step = state.metrics.failed_step  # kept over epochs: a dispatch may run into the next
     return EpochMetrics(
         loss=old.loss + loss,
         correct=old.correct + correct,
@@ -139,7 +139,7 @@ def _add_metrics(task, state, loss, correct, num_examples):
 
 
 def take_steps(task: Task, state: TrainState, data, count) -> TrainState:
-    """`count` steps (int32 []) on one device, over the ends of epochs; each epoch has its own order."""
+    """Takes `count` steps (int32 []) on one device. They may span epochs; each epoch has its own order."""
     num_examples = len(data[0])
     per_epoch = steps_per_epoch(num_examples, task.config.batch_size)
     end = state.step + count
@@ -153,9 +153,9 @@ def take_steps(task: Task, state: TrainState, data, count) -> TrainState:
 
 
 def train_steps(task: Task):
-    """The mapped function (state, data, count) -> (state, metrics) of `take_steps`.
+    """`take_steps` mapped over the devices: (state, data, count) -> (state, metrics).
 
-    The metrics are those of the epoch of the last step. No steps (a count of 0) leave the state as it is.
+    The metrics are those of the last step's epoch. A count of 0 returns the state unchanged.
     """
 
     def run(state, data, count):

@@ -15,7 +15,15 @@ from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import other_libraries, pretrained, weights
 from cifar_jax.runtime import parallel
-from cifar_jax.steps import TrainState, augment, create_state, init_variables, optimizer, whitening
+from cifar_jax.steps import (
+    TrainState,
+    augment,
+    create_state,
+    init_variables,
+    optimizer,
+    schedules,
+    whitening,
+)
 from cifar_jax.storage import workdir as files_of
 
 
@@ -42,7 +50,7 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
             f"batch_size {config.batch_size} is larger than the training set of "
             f"{len(dataset.train.images)} examples"
         )
-    schedule = optimizer.learning_rate_schedule(config.lr_schedule, config.num_epochs, per_epoch)
+    schedule = schedules.learning_rate_schedule(config.lr_schedule, config.num_epochs, per_epoch)
     model = models.create_model(
         config.model.name,
         len(dataset.class_names),

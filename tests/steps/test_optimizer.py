@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cifar_jax.errors import UserError
-from cifar_jax.steps import optimizer
+from cifar_jax.steps import optimizer, schedules
 from configs import default
 
 EPOCHS, PER_EPOCH = 10, 6
@@ -16,7 +16,7 @@ def schedule(name, epochs=EPOCHS, per_epoch=PER_EPOCH, **fields):
     config.name = name
     config.learning_rate = 0.8
     config.update(fields)
-    return optimizer.learning_rate_schedule(config, epochs, per_epoch)
+    return schedules.learning_rate_schedule(config, epochs, per_epoch)
 
 
 def check(rate, points):
@@ -99,3 +99,8 @@ def test_weight_decay_leaves_out_vectors_if_asked(name, everything):
     moved = {f"{g}.{k}" for g in updates for k, v in updates[g].items() if np.any(v)}
     vectors = {"dense.bias", "bn.scale", "bn.bias"} if everything else set()
     assert moved == {"dense.kernel", "conv.kernel"} | vectors
+
+
+def test_the_config_offers_every_optimizer_and_schedule():
+    assert set(default.FIELDS["optimizer.name"].choices) == set(optimizer.OPTIMIZERS)
+    assert set(default.FIELDS["lr_schedule.name"].choices) == set(schedules.SCHEDULES)

@@ -13,7 +13,7 @@ from cifar_jax import steps
 from cifar_jax.inference import evaluate
 from cifar_jax.models import create_model
 from cifar_jax.runtime import parallel
-from cifar_jax.steps import augment, optimizer, state, training
+from cifar_jax.steps import augment, optimizer, schedules, state, training
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 SIZE, CLASSES = 4, 5
@@ -27,7 +27,7 @@ def random_data(count, seed=0):
 
 def make_task(config, count, num_classes=CLASSES, chain=None):
     per_epoch = steps.steps_per_epoch(count, config.batch_size)
-    schedule = optimizer.learning_rate_schedule(config.lr_schedule, config.num_epochs, per_epoch)
+    schedule = schedules.learning_rate_schedule(config.lr_schedule, config.num_epochs, per_epoch)
     model = create_model(
         config.model.name,
         num_classes,

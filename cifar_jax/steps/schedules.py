@@ -1,0 +1,85 @@
+"""Learning-rate schedules: functions of the step, from a config that counts in epochs."""
+
+import collections
+
+import optax
+
+from cifar_jax.errors import UserError
+
+# Steps are counted in int32.
+MAX_STEPS = 2**31 - 1
+
+
+def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate as a function of the step: a warm-up if there is one, then the schedule.
+
+    Args:
+      config: config.lr_schedule.
+      num_epochs: the length of the whole run.
+      steps_per_epoch: optimizer steps in an epoch.
+
+    Raises:
+      UserError: the run has more steps than int32 can count.
+    """
+    total = num_epochs * steps_per_epoch
+    if total > MAX_STEPS:
+        raise UserError(
+            f"num_epochs {num_epochs} makes {total:,} steps of training, but at most "
+            f"{MAX_STEPS:,} are counted: num_epochs may be up to {MAX_STEPS // steps_per_epoch}"
+        )
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    schedule = SCHEDULES[config.name](config, steps_per_epoch, warmup, max(total - warmup, 1))
+    if not warmup:
+        return schedule
+    rise = _cosine_rise if config.name == "one_cycle" else _linear_rise
+    return optax.join_schedules([rise(config.learning_rate, warmup), schedule], [warmup])
+
+
+def _step(config, steps_per_epoch: int, warmup: int, decay_steps: int) -> optax.Schedule:
+    del decay_steps
+    # Boundaries count from the start of the run, warm-up included. Two in one step both count.
+    drops = collections.Counter(round(epoch * steps_per_epoch) for epoch in config.boundaries)
+    return optax.piecewise_constant_schedule(
+        config.learning_rate,
+        {step - warmup: config.factor**count for step, count in drops.items()},
+    )
+
+
+def _constant(config, steps_per_epoch: int, warmup: int, decay_steps: int) -> optax.Schedule:
+    del steps_per_epoch, warmup, decay_steps
+    return optax.constant_schedule(config.learning_rate)
+
+
+def _cosine(config, steps_per_epoch: int, warmup: int, decay_steps: int) -> optax.Schedule:
+    del steps_per_epoch, warmup
+    return optax.cosine_decay_schedule(
+        config.learning_rate, decay_steps, alpha=config.final_fraction
+    )
+
+
+def _linear(config, steps_per_epoch: int, warmup: int, decay_steps: int) -> optax.Schedule:
+    del steps_per_epoch, warmup
+    end = config.learning_rate * config.final_fraction
+    return optax.linear_schedule(config.learning_rate, end, decay_steps)
+
+
+# Name -> what follows the warm-up, as a function of (config.lr_schedule, steps per epoch, steps of the
+# warm-up, steps after it). A schedule counts its own steps from the end of the warm-up.
+SCHEDULES = {
+    "step": _step,
+    "constant": _constant,
+    "cosine": _cosine,
+    "linear": _linear,
+    # Smith and Topin, 2018, with cosine annealing; only its rise differs from "cosine".
+    "one_cycle": _cosine,
+}
+
+
+def _linear_rise(peak: float, steps: int) -> optax.Schedule:
+    return optax.linear_schedule(0.0, peak, steps)
+
+
+def _cosine_rise(peak: float, steps: int) -> optax.Schedule:
+    """From 1/25 of the peak up to it, along half a cosine."""
+    falling = optax.cosine_decay_schedule(peak - peak / 25, steps)
+    return lambda step: peak - falling(step)
