@@ -1,6 +1,9 @@
-"""What a run tells its user: progress, metrics, JSON files, TensorBoard events and plots.
+"""What a run tells its user: metrics and reports, a progress bar, TensorBoard events and plots.
 
-Take from here: `reports` and `plots`.
+Take from here: `reports`, `plots`, and the classes `Progress` and `TensorBoard`.
 """
 
-__all__ = ["plots", "reports"]
+from cifar_jax.reporting.progress import Progress
+from cifar_jax.reporting.tensorboard import TensorBoard
+
+__all__ = ["Progress", "TensorBoard", "plots", "reports"]

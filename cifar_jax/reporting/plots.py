@@ -1,7 +1,7 @@
-"""Pictures of a run: its history, a confusion matrix, a training batch. Equal input, equal files.
+"""Plots of a run as PNG files: history, confusion matrix, training batch. Equal input gives equal files.
 
-Figures are made and drawn by themselves, without pyplot: no display, no global state. Matplotlib is
-imported where it draws, so that a run starts without it.
+Figures are drawn without pyplot, so they need no display and change no global state. Matplotlib is
+imported inside the functions that draw, so that a run starts without it.
 """
 
 import io
@@ -12,14 +12,14 @@ import numpy as np
 
 from cifar_jax.system import files
 
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart.
+# Okabe and Ito's palette, which works for every kind of colour vision.
 COLOURS = {"train": "#0072B2", "validation": "#009E73", "test": "#D55E00"}
 KEYS = {"train": "train", "validation": "val", "test": "test"}
 DPI = 100
 
 
 def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -> None:
-    """Loss, accuracy and learning rate over the epochs as a PNG; `history` as in `reports`."""
+    """Writes a PNG of loss, accuracy and learning rate over the epochs; `history` as in `reports`."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -39,13 +39,12 @@ def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -
     figure.suptitle(title, parse_math=False, fontsize=12)
     loss.set_ylabel("loss")
     loss.set_ylim(bottom=0)
-    # Above the axes, where no curve can be.
+    # Above the axes, where it hides no curve.
     loss.legend(frameon=False, ncols=len(KEYS), loc="lower right", bbox_to_anchor=(1, 0.99))
     accuracy.set_ylabel("accuracy")
     accuracy.yaxis.set_major_formatter("{x:g} %")
     rate.set_ylabel("learning rate")
-    # Rates that stay and then drop by a factor show on a logarithmic axis; those that fall
-    # smoothly, to nearly nothing, do not.
+    # Step decay reads best on a logarithmic axis; a smooth decay to nearly 0 does not.
     if min(rates) > 0 and max(rates) >= 5 * min(rates) and 4 * len(set(rates)) <= len(rates):
         rate.set_yscale("log")
     else:
@@ -67,9 +66,9 @@ def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -
 def plot_confusion(
     path: str | os.PathLike, confusion: np.ndarray, class_names: Sequence[str]
 ) -> None:
-    """A confusion matrix (counts [true class, predicted class]) as a PNG.
+    """Writes a PNG of a confusion matrix: counts [true class, predicted class].
 
-    Colours are shares of the true class, so that classes of any size compare.
+    Colours show shares of the true class, so that classes of different sizes compare.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -81,13 +80,13 @@ def plot_confusion(
     figure = Figure(figsize=(side, 0.9 * side), layout="constrained")
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    # A square-root scale: the errors are small beside the diagonal, and they are looked for here.
+    # A square-root scale makes the errors visible beside the much larger diagonal.
     image = axes.imshow(100 * shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
     bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
     bar.ax.yaxis.set_major_formatter("{x:g} %")
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
-    # Beyond a hundred names would not be readable: the axes then count the classes.
+    # More than a hundred names would not be readable: the axes then show class numbers.
     if count <= 100:
         font_size = 10 if with_numbers else max(5.5, 9 - count / 30)
         axes.set_xticks(
@@ -112,9 +111,9 @@ def plot_batch(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
-    """Up to 64 pictures of a batch (float [batch, height, width, channel], normalised) as a PNG.
+    """Writes a PNG of up to 64 images of a batch: float [batch, height, width, channel], normalised.
 
-    Normalisation is undone and every pixel drawn as a square, so that augmentation can be seen.
+    Normalisation is undone, and each pixel is drawn as a square, so that augmentation is visible.
     """
     from matplotlib.figure import Figure
 
@@ -125,14 +124,14 @@ def plot_batch(
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
     columns = min(8, int(np.ceil(np.sqrt(number))))
     rows = -(-number // columns)
-    gap, strip = 10, 20  # pixels between pictures and for the label below each
+    gap, strip = 10, 20  # pixels between images, and for the label below each
     cell_height, cell_width = images.shape[1] + strip, images.shape[2] + gap
     sheet = np.full((rows * cell_height + gap, columns * cell_width + gap, 3), 255, np.uint8)
     figure = Figure(figsize=(sheet.shape[1] / DPI, sheet.shape[0] / DPI))
-    # One axes over the whole figure, a unit of it a pixel of the file: nothing is resampled.
+    # Axes over the whole figure, in units of the file's pixels: nothing is resampled.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    # A letter is about 0.6 of its size wide, in points of 72 to the inch.
+    # A letter is about 0.6 times its font size wide; 72 points are an inch.
     longest = max((len(label) for label in labels[:number]), default=0)
     font_size = min(9, images.shape[2] / DPI * 72 / 0.6 / max(longest, 1))
     for index, (image, label) in enumerate(zip(images, labels, strict=False)):
@@ -152,11 +151,11 @@ def plot_batch(
 
 
 def save(path: str | os.PathLike, figure, dpi: float = DPI) -> None:
-    """Writes a Matplotlib figure as a PNG, whole or not at all."""
+    """Writes a Matplotlib figure as a PNG, atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    # No "Software" entry: the file then depends on the data alone.
+    # Without the "Software" entry, the file depends on the data alone.
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     files.write_bytes(path, buffer.getvalue())

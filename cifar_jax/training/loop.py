@@ -15,7 +15,7 @@ from cifar_jax import config as config_lib
 from cifar_jax import steps
 from cifar_jax.errors import UserError
 from cifar_jax.inference import evaluate
-from cifar_jax.reporting import reports
+from cifar_jax.reporting import Progress, TensorBoard, reports
 from cifar_jax.runtime import parallel
 from cifar_jax.steps import TrainState, inference_variables
 from cifar_jax.storage import Checkpoints, Lock, provenance
@@ -92,7 +92,7 @@ class Loop:
         self.state = parallel.replicate(state)
         self.last_save = self.last_plot = time.perf_counter()
         path = run.path(files_of.TENSORBOARD)
-        self.tensorboard = reports.TensorBoard(path, self.history) if parallel.is_main() else None
+        self.tensorboard = TensorBoard(path, self.history) if parallel.is_main() else None
 
     def run_epochs(self) -> int:
         """Trains to the last epoch or to a signal; returns the exit status."""
@@ -127,13 +127,13 @@ class Loop:
         jax.block_until_ready(metrics)
         parallel.say(f"steps compiled in {reports.duration(time.perf_counter() - start)}")
 
-    def progress_bar(self) -> reports.Progress:
+    def progress_bar(self) -> Progress:
         """The bar of the steps from the last evaluation to the next."""
         epoch = self.next_evaluation // self.run.steps_per_epoch
         count, done = self.next_evaluation - self.last_evaluation, self.step - self.last_evaluation
-        return reports.Progress(epoch, self.config.num_epochs, count, done)
+        return Progress(epoch, self.config.num_epochs, count, done)
 
-    def take_steps(self, bar: reports.Progress) -> None:
+    def take_steps(self, bar: Progress) -> None:
         """Dispatches steps up to the next evaluation or until `pause()`; one dispatch is always under way."""
         pending = None
         while self.step < self.next_evaluation:
@@ -150,7 +150,7 @@ class Loop:
                 break
         self.watch(*pending, bar)
 
-    def watch(self, metrics, step: int, count: int, start: float, bar: reports.Progress) -> None:
+    def watch(self, metrics, step: int, count: int, start: float, bar: Progress) -> None:
         """Waits for the dispatch that ended at `step`, checks its loss and shows it."""
         metrics = parallel.unreplicate(metrics)
         self.pace.ended(count, start)

@@ -18,7 +18,7 @@ from pathlib import Path
 from cifar_jax import steps
 from cifar_jax.data import datasets
 from cifar_jax.inference import evaluate, weights
-from cifar_jax.reporting import plots, reports
+from cifar_jax.reporting import TensorBoard, plots, reports
 from cifar_jax.steps import training
 from cifar_jax.storage import checkpoint
 from cifar_jax.system import files, interruption
@@ -305,7 +305,7 @@ def follow_phases(note: Path) -> None:
     follow(evaluate, "evaluate", "evaluation")
     follow(reports, "write_metrics", "metrics.jsonl")
     follow(reports, "write_json", "report.json")
-    follow(reports.TensorBoard, "add", "tensorboard")
+    follow(TensorBoard, "add", "tensorboard")
     follow(weights, "save", "best.safetensors")
     for name in ("plot_history", "plot_confusion", "plot_batch"):
         follow(plots, name, "plots")

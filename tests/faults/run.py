@@ -23,7 +23,7 @@ from PIL import Image
 
 from tests.faults import hurting
 from tests.helpers import runs
-from tests.reporting.test_reports import shown
+from tests.helpers.events import shown
 
 EPOCHS, STEPS, BATCH = 4, 12, 16
 # All that draws random numbers or keeps a state.

@@ -1,0 +1,43 @@
+"""The progress bar of training."""
+
+import sys
+
+from tqdm import tqdm
+
+from cifar_jax.reporting import reports
+
+
+class Progress:
+    """A bar for the steps up to the next evaluation, if standard error is a terminal; else nothing.
+
+    The bar disappears when it is closed. The caller then prints `reports.epoch_line`.
+    """
+
+    def __init__(self, epoch: int, num_epochs: int, steps_per_epoch: int, initial_step: int = 0):
+        self._bar = tqdm(
+            desc=f"epoch {epoch:{len(str(num_epochs))}}/{num_epochs}",
+            total=steps_per_epoch,
+            initial=initial_step,
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}"
+            " [{elapsed}<{remaining}{postfix}]",
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.close()
+
+    def update(
+        self, step_in_epoch: int, loss: float, accuracy: float, images_per_second: float
+    ) -> None:
+        """Moves the bar to `step_in_epoch` steps; `accuracy` is a fraction."""
+        if self._bar.disable:
+            return
+        self._bar.n = step_in_epoch
+        self._bar.set_postfix_str(
+            f"loss {loss:.3f}, {reports.percent(accuracy).strip()}, {images_per_second:,.0f} img/s"
+        )
