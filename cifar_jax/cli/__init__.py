@@ -1,7 +1,8 @@
 """The command line: flags and their mistakes, and what each mode does.
 
-Take from here: `arguments`, `one_run` (train, eval, predict and export) and `many_runs` (compare and
-sweep).
+Take from here: `arguments` (parses the flags) and `MODES` (the function of each mode).
 """
 
-__all__ = ["arguments", "many_runs", "one_run"]
+from cifar_jax.cli.modes import MODES
+
+__all__ = ["MODES", "arguments"]

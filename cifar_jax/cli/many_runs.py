@@ -1,4 +1,4 @@
-"""What --mode=compare and --mode=sweep do."""
+"""The modes for many runs: compare and sweep."""
 
 import os
 import shlex
@@ -7,6 +7,7 @@ import sys
 import jax
 
 from cifar_jax.cli import arguments
+from cifar_jax.cli.recipes import RECIPES
 from cifar_jax.comparing import comparison as compare
 from cifar_jax.comparing import sweep, table
 from cifar_jax.errors import UserError
@@ -15,7 +16,7 @@ from cifar_jax.storage import workdir as files_of
 
 
 def run_compare(args) -> int:
-    """--mode=compare: one page of many runs; 1 if one of them cannot be read."""
+    """--mode=compare: shows many runs on one page. Returns 1 if one of them cannot be read."""
     if not args.workdir:
         raise UserError(
             "--mode=compare needs runs: --workdir='runs/*', or the folder that holds them"
@@ -24,7 +25,7 @@ def run_compare(args) -> int:
 
 
 def _compare(workdirs: list[str], target: float | None) -> int:
-    # There is nothing to compute: a GPU is left to those who train on it.
+    # Computes nothing, so it must not take a GPU from a run that trains.
     jax.config.update("jax_platforms", "cpu")
     comparison = compare.compare(workdirs, target)
     written = comparison_page.write(comparison)
@@ -37,7 +38,7 @@ def _compare(workdirs: list[str], target: float | None) -> int:
 
 
 def run_sweep(args) -> int:
-    """--mode=sweep: trains every recipe with every seed, then compares; 1 if a run failed."""
+    """--mode=sweep: trains every recipe with every seed, then compares. Returns 1 if a run failed."""
     if not args.recipes or not args.workdir:
         raise UserError(
             "--mode=sweep needs recipes and a folder for the runs: "
@@ -46,7 +47,9 @@ def run_sweep(args) -> int:
     if files_of.has_run(args.workdir):
         raise UserError(f"{args.workdir} holds a run: a sweep takes a folder for many of them")
     if args.distributed or args.coordinator_address or args.num_processes is not None:
-        raise UserError("--mode=sweep starts processes of its own: give no others to join")
+        raise UserError(
+            "--mode=sweep starts its own processes: --distributed and its flags are for a single run"
+        )
     compare.check_target(args.target_accuracy)
     recipes = sweep.find_recipes(args.recipes)
     planned = sweep.plan(
@@ -56,11 +59,11 @@ def run_sweep(args) -> int:
         args.workdir,
         arguments.load_recipe,
     )
-    main = os.path.join(os.path.dirname(arguments.RECIPES), "main.py")
+    main = os.path.join(os.path.dirname(RECIPES), "main.py")
     more = [f"--compiled={args.compiled}"] if args.compiled else []
     failed, signal = sweep.run(planned, [sys.executable, main, *more])
     if signal:
-        print(f"the sweep stopped; to go on:\n  python {shlex.join(sys.argv)}", flush=True)
+        print(f"the sweep stopped; to resume it:\n  python {shlex.join(sys.argv)}", flush=True)
         return 128 + signal
     done = [each.workdir for each in planned if files_of.has_run(each.workdir)]
     print(f"\n{len(planned) - len(failed)} of {len(planned)} runs are finished", flush=True)
@@ -75,4 +78,6 @@ def _seeds(args) -> list[int]:
         return list(dict.fromkeys(int(seed) for seed in args.seeds))
     except ValueError:
         seeds = ",".join(args.seeds)
-        raise UserError(f"--seeds={seeds}: it takes whole numbers, as --seeds=0,1,2") from None
+        raise UserError(
+            f"--seeds={seeds}: it takes whole numbers, for example --seeds=0,1,2"
+        ) from None

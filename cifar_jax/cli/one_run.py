@@ -1,4 +1,4 @@
-"""What --mode=train, eval, predict and export do."""
+"""The modes for one run or network: train, eval, predict and export."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
 from cifar_jax import training
-from cifar_jax.cli import arguments
+from cifar_jax.cli.recipes import missing_config
 from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import (
@@ -33,7 +33,7 @@ from configs import default
 
 
 def run_train(args) -> int:
-    """--mode=train: a new run, or on with the one in --workdir; returns the exit status."""
+    """--mode=train: starts a new run, or resumes the one in --workdir."""
     _set_determinism(args)
     config = parallel.in_every_process(lambda: _config_to_train(args), "config")
     if args.workdir:
@@ -43,7 +43,7 @@ def run_train(args) -> int:
     parallel.say(f"workdir: {workdir}")
 
     def remove_empty():
-        # A folder in which nothing was begun, as when the data are not there, is not left behind.
+        # Leaves no empty folder behind, for example if the data set is missing.
         with contextlib.suppress(OSError):
             os.rmdir(workdir)
 
@@ -56,10 +56,10 @@ def run_train(args) -> int:
 
 
 def _set_determinism(args) -> None:
-    """Does what config.deterministic asks for; first of all, as anything may start the devices."""
+    """Applies config.deterministic. Must come first: nearly anything may start the devices."""
     config = args.config
     if config is None and args.workdir:
-        # What is wrong with the workdir is said where its config is needed.
+        # A broken workdir is reported later, where its config is needed.
         with contextlib.suppress(UserError):
             config = files_of.read_config(args.workdir, default.get_config())
     if config is not None and config.get("deterministic") is True:
@@ -67,11 +67,11 @@ def _set_determinism(args) -> None:
 
 
 def _config_to_train(args) -> ConfigDict:
-    """The config of --config or of --workdir, which is sound and fits the workdir."""
+    """The config of --config or --workdir, after all checks that need no data."""
     config = args.config
     if config is None:
         if not args.workdir:
-            raise arguments.missing_config()
+            raise missing_config()
         config = files_of.read_config(args.workdir, default.get_config())
     config_lib.validate(config, default.FIELDS)
     if args.workdir:
@@ -86,7 +86,7 @@ def _config_to_train(args) -> ConfigDict:
 
 
 def run_evaluate(args) -> int:
-    """--mode=eval: accuracy on the test split, overall and per class."""
+    """--mode=eval: reports accuracy on the test split, overall and per class."""
     _set_determinism(args)
     which = _which_weights(args)
     found = find_weights(args.weights, args.workdir, default.get_config())
@@ -103,8 +103,8 @@ def run_evaluate(args) -> int:
     if dataset.class_names != found.class_names:
         theirs, ours = (", ".join(x.class_names[:3]) for x in (found, dataset))
         raise UserError(
-            f"the weights know other classes ({theirs}, ...) than the data set {dataset.name} has "
-            f"({ours}, ...): give a recipe of their data set with --config"
+            f"the weights were trained on other classes ({theirs}, ...) than the data set {dataset.name} "
+            f"has ({ours}, ...): give a recipe of their data set with --config"
         )
     result = evaluate.evaluate_weights(found, dataset.test, config)
     if not np.isfinite(result.loss):
@@ -128,7 +128,7 @@ def _chosen(found: Weights) -> str:
 
 
 def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str) -> list[str]:
-    """Writes the page, the confusion matrix as a picture and, in a workdir, the result into report.json."""
+    """Writes the page, the plot of the confusion matrix and, in a workdir, the result into report.json."""
     report_path = os.path.join(workdir, files_of.REPORT)
     report = reports.read_report(report_path) if workdir else {}
     folder = os.path.join(workdir, files_of.EVALUATION)
@@ -148,7 +148,10 @@ def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str
 
 
 def run_predict(args) -> int:
-    """--mode=predict: the five most probable classes of each picture; 1 if one cannot be read."""
+    """--mode=predict: prints the five most probable classes of each picture.
+
+    Returns 1 if a picture cannot be read.
+    """
     if not args.image:
         raise UserError("--mode=predict needs a picture: --image=FILE or --image=FOLDER")
     if args.output:
@@ -160,7 +163,7 @@ def run_predict(args) -> int:
         print(json.dumps({"weights": which, "predictions": answers, "errors": errors}))
     elif answers:
         if not args.weights and not args.workdir:
-            print(f"{which}, which comes along, trained on {found.dataset['name']}:")
+            print(f"Using the bundled {which} (trained on {found.dataset['name']}):")
         print(predict.to_text(answers))
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
@@ -172,7 +175,7 @@ def run_predict(args) -> int:
 
 
 def run_export(args) -> int:
-    """--mode=export: a trained network in a file for other programs."""
+    """--mode=export: writes a trained network to a file for other programs."""
     found = find_weights(args.weights, args.workdir, default.get_config())
     format_, path = export.choose(args.format, args.output, found.model["name"])
     export.write(path, format_, found)
@@ -186,5 +189,5 @@ def run_export(args) -> int:
 
 
 def _which_weights(args) -> str:
-    """For people, and for names of files: the weights that `inference.find_weights` finds."""
+    """The name of the weights that `find_weights` finds, for people and for names of files."""
     return args.weights or ("best" if args.workdir else pretrained.DEFAULT)

@@ -272,13 +272,13 @@ def test_predict_with_good_pictures_only_ends_well(trained, pictures):
     assert len(prediction["classes"]) == 5
 
 
-def test_predict_without_weights_uses_the_network_that_comes_along(trained, pictures, tmp_path):
+def test_predict_without_weights_uses_the_bundled_network(trained, pictures, tmp_path):
     output = tmp_path / "out.png"
     image = f"--image={pictures / 'a.png'}"
     answer = trained.call("--mode=predict", image, f"--output={output}")
     assert (answer.status, answer.err) == (0, "")
     first, second, third = answer.out.splitlines()
-    assert first.startswith("resnet20_v2")
+    assert first == "Using the bundled resnet20_v2 (trained on cifar10):"
     assert second.startswith(str(pictures / "a.png"))
     assert third == f"written: {output}"
     assert Image.open(output).format == "PNG"

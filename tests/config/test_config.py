@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
-from cifar_jax.cli import arguments
+from cifar_jax.cli import recipes as recipe_files
 from cifar_jax.errors import UserError
 from configs import default
 
@@ -18,7 +18,7 @@ FIELDS = default.FIELDS
 
 def recipes():
     """Those of configs/ that need no argument."""
-    paths = (os.path.abspath(path) for path, _ in arguments.list_recipes())
+    paths = (os.path.abspath(path) for path, _ in recipe_files.list_recipes())
     return [path for path in paths if os.path.basename(path) != "rerun.py"]
 
 
@@ -223,8 +223,8 @@ def test_a_recipe_is_valid_and_survives_json(path):
 
 
 def test_recipes_are_listed_with_a_line_each():
-    listed = dict(arguments.list_recipes())
-    assert os.path.relpath(os.path.join(arguments.RECIPES, "quickstart.py")) in listed
+    listed = dict(recipe_files.list_recipes())
+    assert os.path.relpath(os.path.join(recipe_files.RECIPES, "quickstart.py")) in listed
     assert not any(os.path.basename(path) == "default.py" for path in listed)
     assert all(listed.values())
 

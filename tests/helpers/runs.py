@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cifar_jax.cli import one_run
+from cifar_jax import cli  # noqa: F401, so that processes are forked with all of it imported
 from cifar_jax.inference import weights
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.reporting import reports
@@ -35,7 +35,7 @@ from cifar_jax.storage import checkpoint
 # Built before any process is forked, as tests have cache folders of their own.
 cpu_kernels.version()
 
-ROOT = Path(one_run.__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 # Nothing here takes a tenth of it, on two busy cores.
 DEADLINE_SECONDS = 300
 # In the name of a folder that Orbax has not committed yet.
@@ -311,7 +311,7 @@ def _after_commit(end):
 def context() -> multiprocessing.context.BaseContext:
     """What makes a process from the server, which imports the project at its first use."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.runs"])
+    server.set_forkserver_preload(["tests.helpers.runs"])
     # The server finds this module by the environment alone.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
