@@ -1,4 +1,4 @@
-"""The command line as a user meets it: a mistake gets words and an exit status, no stack trace."""
+"""The command line as users meet it: a mistake gives a message and an exit status, no stack trace."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 from cifar_jax.inference import weights
 from tests.helpers import runs
 
-# A recipe file with each kind of mistake, and what is said of it.
+# Recipe files, each with a mistake, and what the message must say.
 BROKEN_RECIPES = {
     "syntax.py": ("def get_config(:\n", "SyntaxError"),
     "imports.py": ("import nothing_of_the_kind\n", "line 1: ModuleNotFoundError"),
@@ -40,7 +40,7 @@ BROKEN_RECIPES = {
     ),
 }
 
-# Flags after a good --config, and what is said of them.
+# Wrong flags after a good --config, and what the message must say.
 WRONG_FIELDS = {
     "--config.bach_size=3": "did you mean 'config.batch_size'?",
     "--config.batch_size=big": "takes a whole number",
@@ -71,7 +71,7 @@ WRONG_FIELDS = {
 
 @pytest.fixture
 def copy(trained, tmp_path):
-    """A copy of the trained run that a test may spoil."""
+    """A copy of the trained run, for tests that change it."""
     folder = tmp_path / "copy"
     shutil.copytree(trained.workdir, folder)
     return folder
@@ -79,7 +79,7 @@ def copy(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Two pictures and a file that is none."""
+    """Two pictures and a file that is not a picture."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for name in ("a.png", "c.png"):
@@ -89,7 +89,7 @@ def pictures(tmp_path_factory):
 
 
 def everything_in(folder):
-    """Every name below a folder, and what the files hold."""
+    """The path of everything below a folder, with the content of files."""
     return sorted(folder.rglob("*")), runs.digests(folder)
 
 

@@ -1,4 +1,4 @@
-"""Every field is checked, every mistake is named, and a config survives the way through JSON."""
+"""Every field is checked, every mistake is named, and JSON keeps a config."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ FIELDS = default.FIELDS
 
 
 def recipes():
-    """Those of configs/ that need no argument."""
+    """The recipes in configs/ that need no argument."""
     paths = (os.path.abspath(path) for path, _ in recipe_files.list_recipes())
     return [path for path in paths if os.path.basename(path) != "rerun.py"]
 
@@ -37,7 +37,7 @@ def set_field(config, name, value):
 
 
 def complaints(config) -> list[str]:
-    """The lines of what is wrong with a config."""
+    """The lines that validation prints about a config."""
     with pytest.raises(UserError) as caught:
         config_lib.validate(config, default.FIELDS)
     return str(caught.value).splitlines()
@@ -180,7 +180,7 @@ def test_every_kind_of_mistake_is_told_at_once():
 
 
 def test_nothing_is_said_of_a_field_together_with_one_that_is_wrong():
-    # Which of them is meant is not known.
+    # The program cannot know which field is wrong.
     (line,) = complaints(changed(num_epochs=0, lr_schedule__warmup_epochs=9.0))
     assert "num_epochs is 0" in line
 

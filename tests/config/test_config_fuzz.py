@@ -62,7 +62,7 @@ OF_TYPE = {bool: st.booleans(), int: INTEGERS, float: FLOATS, str: TEXTS, tuple:
 
 
 def of_field(name):
-    """Mostly values of the field's type, and now and then anything."""
+    """Mostly values of the field's type, sometimes anything."""
     fitting = OF_TYPE[TYPES[name]]
     return st.tuples(st.just(name), st.one_of(fitting, fitting, fitting, ANYTHING))
 
@@ -71,7 +71,7 @@ CHANGES = st.lists(st.sampled_from(sorted(DEFAULTS)).flatmap(of_field), min_size
 
 
 def changed(config, changes) -> ConfigDict:
-    """The config with some fields of any value and type."""
+    """The config with some fields changed to any value of any type."""
     fields = config.to_dict()
     for name, value in changes:
         *groups, field = name.split(".")
@@ -100,7 +100,7 @@ def test_every_config_is_accepted_or_refused_in_lines(changes):
         config_lib.validate(changed(default.get_config(), changes), default.FIELDS)
     except UserError as error:
         lines = str(error).split("\n")
-        # A wrong model can be wrong in each of its options.
+        # Each option of a model may be wrong.
         assert 1 <= len(lines) <= 12
         for line in lines:
             assert line.startswith("config: ")
@@ -109,7 +109,7 @@ def test_every_config_is_accepted_or_refused_in_lines(changes):
 
 
 def small(config: ConfigDict) -> ConfigDict:
-    """What costs time made small: pictures, network and batch; nothing else."""
+    """Makes only the slow parts small: images, network and batch."""
     config.dataset.name = "digits"
     config.dataset.labels = "fine"
     config.dataset.image_size = 8
@@ -128,7 +128,7 @@ def data() -> datasets.Dataset:
     return datasets.Dataset("six", split, split, None, names, (0.5,) * 3, (0.2,) * 3)
 
 
-# The fields that decide what a step computes, within what is accepted of each.
+# The fields that decide what a step computes, with values that are accepted.
 NUMBERS = st.one_of(st.floats(0, 1), st.floats(0, config_lib.FINITE, width=32), st.just(-0.0))
 STEP_FIELDS = {
     "seed": st.integers(0, 2**32 - 1),
@@ -188,7 +188,7 @@ def test_a_config_that_is_accepted_trains_a_step(fields):
         result = evaluate.evaluate(
             steps.eval_sums(run.task), inference_variables(state), images, run.dataset.class_names
         )
-        # What is not finite is refused in words; the rest is a step.
+        # A loss that is not finite is refused in words; anything else is a step.
         loop.check_finite(run, parallel.unreplicate(metrics), host.params, {"test": result})
         assert host.step == 1
         assert result.count == 6

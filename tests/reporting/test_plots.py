@@ -36,7 +36,7 @@ def test_confusion_of_any_size(tmp_path, classes):
 
 
 def test_a_confusion_is_dark_where_the_share_is_large(tmp_path):
-    # Every "a" taken for a "b", every "b" for a "b": the right column is dark, the left one light.
+    # All of "a" and "b" are predicted as "b": the right column is dark, the left one light.
     plots.plot_confusion(tmp_path / "c.png", np.array([[0, 9], [0, 900]]), ["a", "b"])
     with Image.open(tmp_path / "c.png") as picture:
         grey = np.asarray(picture.convert("L")).astype(int)
@@ -55,7 +55,7 @@ def test_a_batch_is_shown_as_it_was_before_normalisation(tmp_path):
     plots.plot_batch(tmp_path / "b.png", images, labels, mean, std)
     with Image.open(tmp_path / "b.png") as picture:
         sheet = np.asarray(picture.convert("RGB"))
-    # Each pixel is a square of 4x4: found wherever the layout puts the pictures.
+    # Each pixel is drawn as 4x4: search for the images, wherever the layout puts them.
     tiles = sheet[10 : 10 + 128 : 4, 10 : 10 + 128 : 4]
     np.testing.assert_array_equal(tiles, pixels[0])
     last = pixels[63].repeat(4, 0).repeat(4, 1)
@@ -64,7 +64,7 @@ def test_a_batch_is_shown_as_it_was_before_normalisation(tmp_path):
 
 
 def test_a_batch_smaller_than_the_grid_and_out_of_range(tmp_path):
-    # Cutout and mixup stay within range; a wrong deviation would not: it is clipped, not wrapped.
+    # Values outside of the range are clipped; they must not wrap around.
     images = np.full((3, 8, 8, 3), 100.0, np.float32)
     plots.plot_batch(tmp_path / "b.png", images, ["a"] * 3, (0, 0, 0), (1, 1, 1))
     with Image.open(tmp_path / "b.png") as picture:

@@ -20,6 +20,6 @@ def test_progress_on_a_terminal_and_elsewhere(monkeypatch):
     assert pipe.getvalue() == ""
     text = terminal.getvalue()
     assert "epoch  3/20" in text
-    assert "100/390" in text  # begun in the middle
+    assert "100/390" in text  # resumed in the middle of an epoch
     assert "390/390" in text
     assert "loss 1.234, 56.7 %, 1,234 img/s" in text

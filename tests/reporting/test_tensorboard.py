@@ -25,13 +25,13 @@ def test_tensorboard_has_every_number_at_its_step(tmp_path):
 def test_an_epoch_is_on_the_disk_before_the_next_begins(tmp_path):
     board = TensorBoard(tmp_path)
     board.add(entry(1))
-    assert len(shown(tmp_path)["loss/test"]) == 1  # neither closed nor flushed by us
+    assert len(shown(tmp_path)["loss/test"]) == 1  # without closing or flushing it
     board.close()
 
 
 @pytest.mark.parametrize("restored", [0, 1, 2, 3])
 def test_a_resumed_run_shows_each_epoch_once(tmp_path, restored):
-    # Killed after three epochs' events, with `restored` epochs in the checkpoint it goes on from.
+    # Killed after the events of three epochs; the checkpoint holds `restored` epochs.
     history = [entry(epoch) for epoch in (1, 2, 3)]
     board = TensorBoard(tmp_path)
     for line in history:
@@ -57,7 +57,7 @@ def test_an_epoch_that_only_the_checkpoint_has_is_added(tmp_path):
 def test_an_epoch_that_two_kills_in_a_row_left_out_is_added(tmp_path):
     with TensorBoard(tmp_path) as board:
         board.add(entry(1))
-    # The second start goes on after epoch 2, of which there is no event, and saves epoch 3; no more.
+    # The second start resumes after epoch 2, which has no event, and is killed after saving epoch 3.
     TensorBoard(tmp_path, [entry(1), entry(2)]).open()
     with TensorBoard(tmp_path, [entry(1), entry(2), entry(3)]) as board:
         board.add(entry(4))

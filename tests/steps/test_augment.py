@@ -1,4 +1,4 @@
-"""Augmentation against pictures that are cut, mirrored and masked by hand with NumPy."""
+"""Augmentation equals what NumPy cuts, mirrors and masks by hand."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def random_images(*shape, seed=0):
 
 
 def counts_of_matches(results, choices):
-    """How often each of the choices occurs in the results, each of which must be one of them."""
+    """Counts how often each choice occurs among the results. Every result must be a choice."""
     choices = np.stack(choices)
     matches = np.stack([(choices == result).all(axis=(1, 2, 3)) for result in results])
     np.testing.assert_array_equal(matches.sum(axis=1), 1)
@@ -39,7 +39,7 @@ def test_a_crop_is_a_part_of_the_padded_image_and_every_offset_is_as_likely():
     results = augment.random_crop(some_keys(), np.stack([image] * COUNT), 2)
 
     counts = counts_of_matches(np.asarray(results), crops)
-    # 80 are expected of each, with a deviation of 9.
+    # 80 of each are expected; the standard deviation is 9.
     assert counts.min() > 45
     assert counts.max() < 115
 
@@ -60,7 +60,7 @@ def test_an_alternating_flip_shows_each_side_in_every_second_epoch_a_fair_coin_s
     np.testing.assert_array_equal(seen[0], ~seen[1])
     np.testing.assert_array_equal(seen[:2], seen[2:])
     assert abs(seen[0].sum() - COUNT / 2) < 100
-    # An example's own: the same in any batch.
+    # The key belongs to the example: the result is the same in any batch.
     np.testing.assert_array_equal(augment.alternating(key, examples[::-7], 1), seen[1][::-7])
 
 
@@ -68,7 +68,7 @@ def test_jitter_shifts_and_stretches_all_of_an_image_by_two_uniform_numbers():
     images = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
     results = augment.jitter(some_keys(), np.stack([images] * COUNT), 0.3, 0.2)
     results = np.asarray(results, np.float64).reshape(COUNT, -1)
-    # result = factor * image + factor * shift: a line through the pixels of each image.
+    # result = factor * image + factor * shift: a straight line for each image.
     lines = np.polyfit(images.ravel(), results.T, 1).T
     np.testing.assert_allclose(lines[:, :1] * images.ravel() + lines[:, 1:], results, atol=1e-5)
     factor, shift = lines[:, 0], lines[:, 1] / lines[:, 0]
@@ -83,7 +83,7 @@ def test_a_flip_mirrors_exactly_and_half_of_the_time():
     image = random_images(4, 5, 3)
     results = augment.random_flip(some_keys(), np.stack([image] * COUNT))
     _, mirrored = counts_of_matches(np.asarray(results), [image, image[:, ::-1]])
-    # The deviation is 22.
+    # The standard deviation is 22.
     assert abs(mirrored - COUNT / 2) < 100
 
 
@@ -98,7 +98,7 @@ def test_the_draws_of_crop_and_flip_do_not_depend_on_each_other():
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     crops = [padded[y : y + 4, x : x + 4] for y, x in itertools.product(range(3), range(3))]
     counts = counts_of_matches(results, [*crops, *(crop[:, ::-1] for crop in crops)])
-    # Each of the 18 pairs: 111 are expected, with a deviation of 10.
+    # 111 of each of the 18 pairs are expected; the standard deviation is 10.
     assert counts.min() > 60
     assert counts.max() < 165
 
@@ -129,7 +129,7 @@ def test_cutout_hides_a_square_that_the_border_cuts_off(size, smallest, largest)
     results = np.asarray(augment.cutout(some_keys(), np.stack([image] * COUNT), size))
 
     counts = counts_of_matches(results, choices)
-    # Centres are uniform: 36 are expected of each, with a deviation of 6.
+    # Centres are uniform: 36 of each are expected; the standard deviation is 6.
     assert counts.min() > 6
     assert counts.max() < 75
     zeros = (results == 0).all(axis=-1).sum(axis=(1, 2))
@@ -175,7 +175,7 @@ def test_mixup_pairs_every_example_with_one_and_shares_follow_the_beta_distribut
     keys = jax.random.split(jax.random.key(0), 4000)
     partners, shares = jax.vmap(lambda key: augment.mixup_pairs(key, 6, alpha))(keys)
     np.testing.assert_array_equal(np.sort(partners, axis=1), np.arange(6)[None].repeat(4000, 0))
-    # Each of the six is the partner of the first about as often: 667, with a deviation of 24.
+    # Each of the six should be the partner of the first 667 times; the standard deviation is 24.
     assert np.abs(np.bincount(partners[:, 0]) - 4000 / 6).max() < 120
     shares = np.asarray(shares)
     assert shares.min() >= 0
@@ -190,7 +190,7 @@ def test_enlarging_is_pytorchs_bilinear_and_leaves_images_of_the_size_alone():
     assert augment.enlarge(images, 3) is images
     assert augment.enlarge(images, None) is images
     found = np.asarray(augment.enlarge(jnp.asarray(images), 7))
-    # Position i of 7 is at (i + 0.5) * 3 / 7 - 0.5 of 3; beyond the outer centres the edge goes on.
+    # Pixel i of 7 is at (i + 0.5) * 3 / 7 - 0.5 of 3; beyond the outer centres the edge repeats.
     for y, x in itertools.product(range(7), repeat=2):
         row, column = (min(max((i + 0.5) * 3 / 7 - 0.5, 0), 2) for i in (y, x))
         top, left = min(int(row), 1), min(int(column), 1)
@@ -206,7 +206,7 @@ def test_small_images_are_cropped_and_mirrored_before_they_are_enlarged():
     config.crop_padding = 2
     images = random_images(8, 6, 6, 3)
     arguments = jax.random.key(0), jnp.arange(8), jnp.asarray(images), config
-    # Divided by a deviation of 1 / 255, pixels are what they were.
+    # A mean of 0 and a deviation of 1 / 255 leave pixels unchanged.
     small = augment.augment(*arguments, (0.0,) * 3, (1 / 255,) * 3)
     large = augment.augment(*arguments, MEAN, STD, 13)
     expected = augment.network_input(jnp.round(small).astype(jnp.uint8), 13, MEAN, STD)

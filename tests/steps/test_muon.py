@@ -1,4 +1,4 @@
-"""Muon and its SGD for the rest, against NumPy in float64 with the learning rates of airbench94_muon.py."""
+"""Muon, with SGD for the rest, equals NumPy in float64 with the learning rates of airbench94_muon.py."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ RATE, BIAS_RATE, HEAD_RATE = 0.24, 5.0, 0.02
 MOMENTUM, MUON_MOMENTUM, DECAY = 0.85, 0.6, 0.01
 STEPS = 4
 SHAPES = {
-    # Two of one shape, one with more rows than columns the other way round.
+    # Two kernels of one shape, and one whose matrix is tall instead of wide.
     "conv1": {"kernel": (3, 3, 2, 4)},
     "conv2": {"kernel": (3, 3, 2, 4)},
     "conv3": {"kernel": (1, 1, 3, 8)},
@@ -33,7 +33,7 @@ def rate(step):
 
 
 def orthogonal(gradient, iterations):
-    """Out channels by all else, as PyTorch has kernels."""
+    """The kernel as a matrix [out, everything else], as PyTorch has it."""
     matrix = gradient.transpose(3, 2, 0, 1).reshape(gradient.shape[3], -1)
     x = matrix / (np.linalg.norm(matrix) + 1e-7)
     turned = x.shape[0] > x.shape[1]
@@ -47,7 +47,7 @@ def orthogonal(gradient, iterations):
 
 
 def published_steps(params, gradients):
-    """Each group with a learning rate of its own, and a decay that is divided by that rate."""
+    """Each group has its own learning rate, and a weight decay divided by that rate."""
     buffers = {}
     for step, gradient in enumerate(gradients):
         for module, leaves in gradient.items():

@@ -1,4 +1,4 @@
-"""Schedules at points that are worked out by hand, and which parameters decay."""
+"""Schedules at points computed by hand, and which parameters decay."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,12 +22,12 @@ def schedule(name, epochs=EPOCHS, per_epoch=PER_EPOCH, **fields):
 def check(rate, points):
     for step, expected in points.items():
         assert float(rate(step)) == pytest.approx(expected, rel=1e-6, abs=1e-8), step
-        # In a step of training it is an array on the device.
+        # In a training step, the step is an array on the device.
         assert float(rate(jnp.int32(step))) == pytest.approx(expected, rel=1e-6, abs=1e-8), step
 
 
 def test_step_drops_at_the_first_step_of_a_boundary_epoch():
-    # The epochs 4 and 7, counted from 0, start with the steps 24 and 42.
+    # Epochs 4 and 7, counted from 0, start at steps 24 and 42.
     rate = schedule("step", boundaries=(4, 7), factor=0.1)
     check(rate, {0: 0.8, 23: 0.8, 24: 0.08, 41: 0.08, 42: 0.008, 59: 0.008})
 
@@ -52,7 +52,7 @@ def test_constant_with_and_without_warm_up():
 def test_cosine_is_halfway_in_the_middle_and_ends_at_its_share():
     check(schedule("cosine"), {0: 0.8, 30: 0.4, 60: 0})
     rate = schedule("cosine", warmup_epochs=2, final_fraction=0.1)
-    # 48 steps are left after the warm-up; a third of the way the cosine is at (1 + cos 60°) / 2.
+    # 48 steps remain after the warm-up; after a third of them the cosine is at (1 + cos 60°) / 2.
     check(rate, {0: 0, 6: 0.4, 12: 0.8, 28: 0.08 + 0.72 * 0.75, 36: 0.44, 60: 0.08, 70: 0.08})
 
 
@@ -94,7 +94,7 @@ def test_weight_decay_leaves_out_vectors_if_asked(name, everything):
         "conv": {"kernel": jnp.ones((1, 1, 2, 3))},
     }
     zero = {group: {k: jnp.zeros_like(v) for k, v in params[group].items()} for group in params}
-    # With no gradient, whatever moves moves by its decay.
+    # Without a gradient, a parameter moves only by its decay.
     updates, _ = chain.update(zero, chain.init(params), params)
     moved = {f"{g}.{k}" for g in updates for k, v in updates[g].items() if np.any(v)}
     vectors = {"dense.bias", "bn.scale", "bn.bias"} if everything else set()

@@ -1,4 +1,4 @@
-"""The training step against NumPy in float64, and what has to hold of every step and evaluation."""
+"""The training step equals NumPy in float64; invariants of every step and evaluation."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def make_state(task):
 
 
 def run(train_steps, start, data, *counts):
-    """The state after dispatches of so many steps, on the host."""
+    """The state, on the host, after dispatches of these numbers of steps."""
     now, placed = parallel.replicate(jax.device_get(start)), parallel.place(data)
     for count in counts:
         now, _ = train_steps(now, placed, np.int32(count))
@@ -68,7 +68,7 @@ def test_two_epochs_of_softmax_regression_equal_numpy(config):
     config.lr_schedule.name = "step"
     config.lr_schedule.learning_rate = 0.05
     config.lr_schedule.boundaries = (1,)
-    # Two whole batches of 8; the last four examples of each epoch's order are dropped.
+    # Two whole batches of 8; the last four examples of each epoch are dropped.
     images, labels = random_data(20)
     task = make_task(config, 20)
     start = make_state(task)
@@ -91,7 +91,7 @@ def test_two_epochs_of_softmax_regression_equal_numpy(config):
         decay = min(0.3, (1 + step) / (10 + step))
         for name, g in gradient.items():
             velocity[name] = 0.9 * velocity[name] + g
-            # Nesterov; the rate drops with the second epoch.
+            # Nesterov; the rate drops in the second epoch.
             rate = 0.05 if step < 2 else 0.005
             params[name] = params[name] - rate * (g + 0.9 * velocity[name])
             average[name] = decay * average[name] + (1 - decay) * params[name]
@@ -101,7 +101,7 @@ def test_two_epochs_of_softmax_regression_equal_numpy(config):
         np.testing.assert_allclose(end.params["head"][name], params[name], rtol=1e-5, atol=1e-6)
         ema = end.ema["params"]["head"][name]
         np.testing.assert_allclose(ema, average[name], rtol=1e-5, atol=1e-6)
-    # The sums are those of the second epoch alone.
+    # The sums cover the second epoch only.
     assert float(end.metrics.loss) == pytest.approx(sum(losses[2:]), rel=1e-5)
     assert int(end.metrics.correct) == sum(correct[2:])
     assert int(end.metrics.failed_step) == -1
@@ -143,7 +143,7 @@ def test_where_a_run_is_cut_into_dispatches_changes_no_bit(config):
     assert jax.tree.structure(once) == jax.tree.structure(often)
     for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(often), strict=True):
         assert a.tobytes() == b.tobytes()
-    # Something moved: the statistics of batch norm and the average with them.
+    # Training moved the running statistics, and with them their average.
     for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(jax.device_get(start)), strict=True):
         assert a.dtype == b.dtype
         assert a.dtype == np.int32 or not np.array_equal(a, b)
@@ -154,7 +154,7 @@ def test_a_dispatch_that_goes_over_the_ends_of_epochs_changes_no_bit(config):
     config.augment.alternating_flip = True
     config.augment.padding_mode = "reflect"
     config.augment.brightness, config.augment.contrast = 0.1, 0.2
-    task = make_task(config, 43)  # Five batches an epoch, and three images left over.
+    task = make_task(config, 43)  # five batches per epoch, and three images left over
     start, data = make_state(task), random_data(43)
     train_steps = steps.train_steps(task)
     ends = [run(train_steps, start, data, *counts) for counts in ((5, 5, 3), (0, 13), (4, 0, 7, 2))]
@@ -202,7 +202,7 @@ def test_the_seed_may_be_an_argument_of_the_compiled_steps(config):
 
 
 def test_the_first_step_of_a_loss_that_is_not_finite_is_kept(config):
-    # The update of step 2 makes infinite weights, which step 3 meets first.
+    # The update of step 2 makes the weights infinite; step 3 is the first to notice.
     chain = optax.sgd(lambda step: jnp.where(step == 2, jnp.inf, 0.01))
     task = make_task(config, 48, chain=chain)
     start, data = make_state(task), random_data(48)
@@ -226,7 +226,7 @@ def test_the_last_partial_batch_is_dropped():
 
 
 def batch_of_classes(config, smoothing=0.0):
-    """A training batch of 8 examples, each the only one of its class, without and with mixup."""
+    """A training batch of 8 examples, each of its own class, without and with mixup."""
     config.augment.crop_padding = 1
     config.augment.flip = True
     config.augment.cutout = 2
@@ -254,7 +254,7 @@ def test_mixup_takes_the_same_share_of_pixels_and_targets_of_an_augmented_partne
             (other,) = set(np.flatnonzero(mixed_targets[i])) - {labels[i]} or {labels[i]}
             partner = place_of[int(other)]
             partners.append(partner)
-            # One share for the whole batch; an example may be its own partner.
+            # The batch has one share; an example may be its own partner.
             share = mixed_targets[i, labels[i]] if partner != i else 1.0
             expected = share * pixels[i] + (1 - share) * pixels[partner]
             np.testing.assert_allclose(mixed[i], expected, rtol=0, atol=1e-5)
@@ -276,7 +276,7 @@ def test_smoothed_targets_of_mixed_examples_sum_to_one_and_leave_none_at_zero(co
 def test_evaluation_counts_every_image_once(config, batch):
     config.eval_batch_size = batch
     images, labels = random_data(23)
-    labels[labels == 3] = 2  # A class without images.
+    labels[labels == 3] = 2  # a class without images
     task = make_task(config, 23)
     variables = jax.device_get(state.init_variables(task.model, 0, SIZE))
     names = tuple("abcde")

@@ -1,4 +1,4 @@
-"""Every optimizer against PyTorch's, step by step on the same gradients."""
+"""Every optimizer equals PyTorch's, step by step, on the same gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def test_five_steps_equal_torch(name, weight_decay, decay_all, clip_norm):
         loss(theirs, torch_bowl).backward()
         if clip_norm:
             norm = torch.nn.utils.clip_grad_norm_(theirs.values(), clip_norm)
-            # So that the limit matters here.
+            # small enough to clip
             assert norm > clip_norm
         torch_optimizer.step()
         for key in ours:
@@ -90,7 +90,7 @@ def test_a_gradient_within_the_limit_is_left_alone():
     config = default.get_config().optimizer
     config.momentum, config.weight_decay, config.clip_norm = 0.0, 0.0, 5.001
     chain = optimizer.create_optimizer(config, lambda step: 1.0)
-    gradient = {"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}  # Together of norm 5.
+    gradient = {"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}  # global norm 5
     updates, _ = chain.update(gradient, chain.init(gradient), gradient)
     np.testing.assert_array_equal(updates["a"], [-3.0])
     np.testing.assert_array_equal(updates["b"], [[-4.0]])

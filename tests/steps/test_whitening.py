@@ -1,4 +1,4 @@
-"""The whitening layer: its kernel against NumPy, and where it comes from."""
+"""The whitening layer: its kernel equals NumPy's, and comes from the right images."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from cifar_jax.training import run
 
 
 def smooth_images(count, side, seed=0):
-    """uint8 [count, side, side, 3] whose neighbouring pixels and channels are alike, as in photos."""
+    """uint8 [count, side, side, 3] with correlated neighbouring pixels and channels, as in photos."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(count, side + 2, side + 2, 3))
     near = sum(noise[:, y : y + side, x : x + side] for y in range(3) for x in range(3))
@@ -23,7 +23,7 @@ def smooth_images(count, side, seed=0):
 
 
 def patches_of(images):
-    """[N, 12] in the order row, column, channel."""
+    """All patches as [N, 12], in the order row, column, channel."""
     windows = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))
     return windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 12)
 
@@ -39,7 +39,7 @@ def test_answers_to_the_images_are_uncorrelated_and_of_mean_square_one():
     answers = answers[..., :12].reshape(-1, 12).astype(np.float64)
     patches = patches_of(images)
     values = np.linalg.eigvalsh(patches.T @ patches / len(patches))[::-1]
-    # Directions of little variance, beside which 5e-4 is something, are shrunk by as much.
+    # EPSILON (5e-4) shrinks directions whose variance is not much larger.
     expected = np.diag(values / (values + 5e-4))
     np.testing.assert_allclose(answers.T @ answers / len(answers), expected, atol=2e-3)
     assert values[0] > 20 * values[5]

@@ -1,4 +1,4 @@
-"""The trace of a run, read as Perfetto reads it."""
+"""The profile of a run, read as Perfetto reads it."""
 
 import collections
 import gzip
@@ -20,12 +20,12 @@ def test_a_profile_holds_the_dispatches_and_what_they_computed(trained, tmp_path
         events = [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
     dispatches = [event for event in events if event["name"] == "train"]
     assert 3 <= len(dispatches) <= 5
-    # What XLA executes in a step is there for each of three steps of three dispatches.
+    # The trace holds the programs of each of three steps in three dispatches.
     operations = collections.Counter(
         event["name"] for event in events if "hlo_op" in event.get("args", {})
     )
     assert sum(count >= 9 for count in operations.values()) > 5
-    # The numbers are those of a run without.
+    # Profiling changes no number.
     metrics = [(run / "metrics.jsonl").read_text() for run in (tmp_path / "run", trained.workdir)]
     losses = [json.loads(text)["train_loss"] for text in metrics]
     assert losses[0] == losses[1]

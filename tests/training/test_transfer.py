@@ -1,4 +1,4 @@
-"""Fine-tuning: what is frozen stays, what is slower is slower, and the default is what it was."""
+"""Fine-tuning: frozen weights stay, slower ones are slower, and the defaults change nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -73,12 +73,12 @@ def test_a_frozen_backbone_is_as_if_its_training_began_later(name):
     frozen = optimizer.create_optimizer(config, rate, frozen_steps=3)
     same(backbone(trained(frozen, params(), grads[:3])), backbone(params()))
 
-    # A frozen tensor is one without a gradient: the head alone is trained for three steps.
+    # In PyTorch, a frozen tensor has no gradient: only the head is trained for three steps.
     alone = optimizer.create_optimizer(config, rate)
     head = trained(alone, {"head": params()["head"]}, [{"head": g["head"]} for g in grads[:3]])
     close(trained(frozen, params(), grads[:3])["head"], head["head"])
     if config.clip_norm:
-        return  # From there on the norm is that of both.
+        return  # from there on, the clipped norm covers both
     late = optimizer.create_optimizer(config, lambda step: rate(step + 3))
     after = trained(frozen, params(), grads)
     close(backbone(after), trained(late, backbone(params()), [backbone(g) for g in grads[3:]]))
@@ -99,7 +99,7 @@ def test_a_slower_backbone_is_one_with_a_lower_learning_rate(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_without_transfer_the_state_is_what_it_was(name):
-    """Checkpoints of older runs restore: no leaf more, none less, under the names they had."""
+    """The optimizer state keeps its leaves and their names, so checkpoints of older runs restore."""
     chain = optimizer.create_optimizer(optimizer_config(name), lambda step: 0.1, 1.0, 0)
     tree = {"head": {"bias": jnp.ones(3)}}
     leaves, _ = jax.tree_util.tree_flatten_with_path(chain.init(tree))
@@ -117,7 +117,7 @@ def test_without_transfer_the_state_is_what_it_was(name):
 
 
 def test_frozen_batch_norm_trains_as_evaluation_computes(config):
-    """The statistics stay, the loss is that of evaluation, scale and bias are trained."""
+    """The statistics stay, the loss equals that of evaluation, and scale and bias are trained."""
     config.model.name = "cnn"
     config.transfer.freeze_batch_norm = True
     rng = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def test_frozen_batch_norm_trains_as_evaluation_computes(config):
     chain = optimizer.create_optimizer(config.optimizer, lambda step: 0.1)
     task = steps.Task(model, chain, config, 3, (0.5,) * 3, (0.25,) * 3)
     variables = init_variables(model, 0, 13)
-    # Near those of an image, or whole channels would be cut off.
+    # Statistics close to those of an image, so that no channel is cut off entirely.
     variables["batch_stats"] = jax.tree.map(
         lambda x: jnp.float32(x + rng.uniform(-0.2, 0.2, x.shape)), variables["batch_stats"]
     )
