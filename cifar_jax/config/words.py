@@ -8,14 +8,18 @@ from ml_collections import ConfigDict
 def nearest(name: str, names) -> str:
     """ "; did you mean 'x'?" for a misspelt name; empty if no name is near.
 
-    Also matches on the last component of a dotted name: "learning_rate" is near
-    "lr_schedule.learning_rate".
+    The last component of a dotted name counts most: "learning_rate" and "optimizer.learning_rate" are both
+    near "lr_schedule.learning_rate", the only name that ends so.
     """
+    name, names = str(name)[:100], [str(x) for x in names]
     by_end = {}
     for candidate in names:
-        by_end.setdefault(str(candidate).rpartition(".")[2], str(candidate))
-    end = str(name)[:100].rpartition(".")[2]
-    found = difflib.get_close_matches(str(name)[:100], [str(x) for x in names], n=1, cutoff=0.75)
+        by_end.setdefault(candidate.rpartition(".")[2], candidate)
+    end = name.rpartition(".")[2]
+    same_end = [candidate for candidate in names if candidate.rpartition(".")[2] == end]
+    if len(same_end) == 1:
+        return f"; did you mean {same_end[0]!r}?"
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
     found = found or [by_end[x] for x in difflib.get_close_matches(end, list(by_end), n=1)]
     return f"; did you mean {found[0]!r}?" if found else ""
 

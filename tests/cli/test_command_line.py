@@ -43,6 +43,7 @@ BROKEN_RECIPES = {
 # Wrong flags after a good --config, and what the message must say.
 WRONG_FIELDS = {
     "--config.bach_size=3": "did you mean 'config.batch_size'?",
+    "--config.optimizer.learning_rate=1": "did you mean 'config.lr_schedule.learning_rate'?",
     "--config.batch_size=big": "takes a whole number",
     "--config.batch_size=0": "batch_size is 0, but must be at least 1",
     "--config.batch_size": "Missing value",
