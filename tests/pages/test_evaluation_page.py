@@ -12,7 +12,8 @@ from PIL import Image
 
 from cifar_jax.inference.calibration import BINS, calibrate
 from cifar_jax.inference.evaluate import Result
-from cifar_jax.pages import evaluation
+from cifar_jax.pages import evaluation, evaluation_choice
+from cifar_jax.pages.evaluation_sheet import picture_sheet
 from tests.helpers import browser
 
 HOSTILE = "<img src=x onerror=alert(1)> \"&' </script><!--<script> $$css"
@@ -296,13 +297,14 @@ def test_nothing_is_wider_than_the_window_and_nothing_overlaps(pages, name, widt
 @pytest.mark.parametrize("size", [8, 28, 32, 50, 100])
 def test_pictures_lie_side_by_side_on_one_sheet(size):
     places = [3, 200, 7, 90, 41]
-    uri, columns, pitch = evaluation.picture_sheet(coloured(201, size), places)
-    kind, text = re.fullmatch(r"data:image/(\w+);base64,(.+)", uri).groups()
+    made = picture_sheet(coloured(201, size), places)
+    kind, text = re.fullmatch(r"data:image/(\w+);base64,(.+)", made.uri).groups()
     assert kind == ("png" if size <= 32 else "jpeg")
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(int)
     side = min(size, 64)
+    assert made.side == side
     for i, place in enumerate(places):
-        top, left = i // columns * pitch, i % columns * pitch
+        top, left = i // made.columns * made.pitch, i % made.columns * made.pitch
         seen = sheet[top : top + side, left : left + side]
         assert seen.shape == (side, side, 3)
         away = np.abs(seen - coloured(201, 1)[place]).max()
@@ -310,10 +312,10 @@ def test_pictures_lie_side_by_side_on_one_sheet(size):
 
 
 def test_only_so_many_pictures_are_kept_the_surest_of_each_cell_first(monkeypatch):
-    monkeypatch.setattr(evaluation, "MOST_PICTURES", 40)
+    monkeypatch.setattr(evaluation_choice, "MOST_PICTURES", 40)
     predicted, confidence = PROBABILITIES.argmax(axis=1), PROBABILITIES.max(axis=1)
     cells = [(i, j) for i in range(3) for j in range(4)]
-    kept, mistakes = evaluation.choose_pictures(LABELS, predicted, confidence, cells)
+    kept, mistakes = evaluation_choice.choose_pictures(LABELS, predicted, confidence, cells)
     shown = {place for places in kept.values() for place in places}
     assert set(mistakes) <= shown
     assert len(shown) == 40
@@ -348,7 +350,7 @@ def test_what_cannot_be_written_is_told_in_a_line(trained, tmp_path):
 
 
 def test_many_classes_without_a_mistake_have_a_page_without_pictures():
-    labels = np.arange(evaluation.MOST_CLASSES + 1)
+    labels = np.arange(evaluation_choice.MOST_CLASSES + 1)
     names = tuple(map(str, labels))
     flawless = result_of(labels, np.eye(len(labels), dtype=np.float32), names)
     page = evaluation.to_html(flawless, coloured(len(labels), 8), labels, "net", "")

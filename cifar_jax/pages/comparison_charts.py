@@ -1,0 +1,181 @@
+"""The learning curves on the page of a comparison, as coordinates."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from cifar_jax.comparing import Comparison, RunResult, curves, table
+from cifar_jax.pages.comparison_tables import Mark
+from cifar_jax.reporting import reports
+
+# With more points than that, they are too close to tell apart: only the last one is shown.
+_MOST_POINTS = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """The size of a chart and the place of the curves in it. About 560 units fill a column of the page."""
+
+    width: int = 560
+    height: int = 340
+    left: int = 60
+    right: int = 546
+    top: int = 12
+    bottom: int = 282
+
+
+FRAME = Frame()
+
+
+class Scale:
+    """Maps values from [low, high] to [0, 1]."""
+
+    def __init__(self, low: float, high: float, log: bool = False):
+        self._of = math.log if log else float
+        self.low, self.high = low, high
+        self._start = self._of(low)
+        self._length = (self._of(high) - self._start) or 1.0
+
+    def __call__(self, value: float) -> float:
+        return (self._of(value) - self._start) / self._length
+
+    def x(self, value: float) -> float:
+        return round(FRAME.left + self(value) * (FRAME.right - FRAME.left), 2)
+
+    def y(self, value: float) -> float:
+        return round(FRAME.bottom - self(value) * (FRAME.bottom - FRAME.top), 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """An axis: (value, text) of each tick, and for a horizontal one what the runs have on it."""
+
+    scale: Scale
+    ticks: list[tuple[float, str]]
+    title: str = ""
+    values: Callable[[RunResult], list[float]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    place: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: float
+    y: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One run: `path` holds all its points as "x,y x,y", `points` those that are shown as circles."""
+
+    run: str
+    name: str
+    colour: str
+    path: str
+    points: list[Point]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """`target` is the height of the line at the target accuracy; None without one."""
+
+    caption: str
+    x_title: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    target: float | None
+    curves: list[Curve]
+
+
+def charts(comparison: Comparison, marks: dict[str, Mark]) -> list[Chart]:
+    """Accuracy and loss, each over epochs and over time; empty while no run has ended an epoch."""
+    runs = [run for run in comparison.runs if run.history]
+    if not runs:
+        return []
+    quantities = (
+        ("Accuracy on the test images", "test_accuracy", lambda value: f"{100 * value:g} %"),
+        ("Loss on the training images", "train_loss", lambda value: f"{value:g}"),
+    )
+    x_axes = {"epoch": _epoch_axis(runs), "time": _time_axis(runs)}
+    found = []
+    for title, key, write in quantities:
+        y_axis = _value_axis(runs, key, write)
+        target = comparison.target if key == "test_accuracy" else None
+        for over, x_axis in x_axes.items():
+            found.append(_chart(f"{title}, over {over}", runs, key, x_axis, y_axis, target, marks))
+    return found
+
+
+def _epoch_axis(runs: Sequence[RunResult]) -> Axis:
+    most = max(run.epochs for run in runs)
+    return Axis(
+        Scale(0, most),
+        [(tick, f"{tick:g}") for tick in curves.ticks(0, most) if tick == int(tick)],
+        "epoch",
+        lambda run: [entry["epoch"] for entry in run.history],
+    )
+
+
+def _time_axis(runs: Sequence[RunResult]) -> Axis:
+    unit, log, ticks = curves.time_axis([run.times for run in runs])
+    start = min(run.times[0] for run in runs) if log else 0
+    return Axis(
+        Scale(start, max(run.times[-1] for run in runs), log),
+        ticks,
+        f"time{', logarithmic' if log else ''}{f' ({unit})' if unit else ''}",
+        lambda run: run.times,
+    )
+
+
+def _value_axis(runs: Sequence[RunResult], key: str, write: Callable[[float], str]) -> Axis:
+    values = [entry[key] for run in runs for entry in run.history]
+    low, high = (min(values), max(values)) if key == "test_accuracy" else (0, max(values))
+    levels = curves.ticks(low, high if high > low else low + 0.01)
+    return Axis(Scale(levels[0], levels[-1]), [(level, write(level)) for level in levels])
+
+
+def _chart(
+    caption: str,
+    runs: Sequence[RunResult],
+    key: str,
+    x_axis: Axis,
+    y_axis: Axis,
+    target: float | None,
+    marks: dict[str, Mark],
+) -> Chart:
+    x, y = x_axis.scale.x, y_axis.scale.y
+    visible = target is not None and y_axis.scale.low < target < y_axis.scale.high
+    found = []
+    for run in runs:
+        places = zip(x_axis.values(run), run.history, run.times, strict=True)
+        points = [
+            Point(x(value), y(entry[key]), _point_text(run, entry, time))
+            for value, entry, time in places
+        ]
+        found.append(_curve(run, points, marks[run.name]))
+    return Chart(
+        caption,
+        x_axis.title,
+        [Tick(x(value), text) for value, text in x_axis.ticks],
+        [Tick(y(value), text) for value, text in y_axis.ticks],
+        y(target) if visible else None,
+        found,
+    )
+
+
+def _curve(run: RunResult, points: list[Point], mark: Mark) -> Curve:
+    path = " ".join(f"{point.x:g},{point.y:g}" for point in points)
+    shown = points if len(points) <= _MOST_POINTS else points[-1:]
+    return Curve(mark.key, run.name, mark.colour, path, shown)
+
+
+def _point_text(run: RunResult, entry: dict, time: float) -> str:
+    return (
+        f"{run.name}, epoch {entry['epoch']}, {reports.duration(time)}: "
+        f"test accuracy {table.percent(entry['test_accuracy'])}, training loss {entry['train_loss']:.4g}"
+    )

@@ -1,0 +1,72 @@
+"""The rows of the tables on the page of an evaluation: the confusion matrix, confusions and classes."""
+
+import dataclasses
+
+import numpy as np
+
+from cifar_jax.inference import Result
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The images of one class that were predicted as one class.
+
+    Attributes:
+      i, j: the true class and the predicted one.
+      count: the number of images, at least 1.
+      share: `count` as a fraction of the images of class i.
+      heat: the strength of the cell's colour, in per cent.
+    """
+
+    i: int
+    j: int
+    count: int
+    share: float
+
+    @property
+    def heat(self) -> int:
+        # Errors are few beside the diagonal, but they are what a reader looks for: the root shows them.
+        return round(80 * self.share**0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassRow:
+    """One class.
+
+    Attributes:
+      count: the number of its images.
+      accuracy: a fraction; None without images.
+      taken_for: its most frequent confusion, None without one.
+      has_pictures: whether the page holds images of that confusion.
+    """
+
+    name: str
+    count: int
+    accuracy: float | None
+    taken_for: Cell | None
+    has_pictures: bool
+
+
+def cell(confusion: np.ndarray, i: int, j: int) -> Cell | None:
+    """The cell of a matrix int [C, C]; None if it is empty."""
+    count = int(confusion[i, j])
+    return Cell(i, j, count, count / int(confusion[i].sum())) if count else None
+
+
+def matrix(confusion: np.ndarray) -> list[list[Cell | None]]:
+    """All cells, one row per true class."""
+    classes = range(len(confusion))
+    return [[cell(confusion, i, j) for j in classes] for i in classes]
+
+
+def class_rows(result: Result, cells_with_pictures: set) -> list[ClassRow]:
+    """The classes, the least accurate first and those without images last."""
+    rows = []
+    for i, (name, accuracy) in enumerate(result.accuracy_per_class.items()):
+        others = np.array(result.confusion[i])
+        count = int(others.sum())
+        others[i] = 0
+        j = int(others.argmax())
+        taken_for = cell(result.confusion, i, j) if others[j] else None
+        rows.append(ClassRow(name, count, accuracy, taken_for, (i, j) in cells_with_pictures))
+    return sorted(rows, key=lambda row: (row.accuracy is None, row.accuracy or 0))

@@ -1,0 +1,42 @@
+"""Fills the templates of the pages: all markup is in `templates/`, all other modules hand over plain data.
+
+Every value is escaped, because names of classes, runs and folders come from outside.
+"""
+
+import functools
+from pathlib import Path
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, **values) -> str:
+    """The text of a page.
+
+    Args:
+      template: the name of a file in `templates/`.
+      values: what the template shows: numbers, strings, lists and dataclasses of them.
+    """
+    return _environment().get_template(template).render(values)
+
+
+@functools.cache
+def _environment():
+    # Imported here: training must not wait for it.
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "g": "{:g}".format,
+        "percent": lambda fraction: f"{100 * fraction:.2f} %",
+        "percent_in_text": lambda fraction: f"{100 * fraction:.2f}\N{NO-BREAK SPACE}%",
+        "thousands": "{:,}".format,
+    }
+    # The filter `tojson` also escapes "<", so that no text in the data can end a script element.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment
