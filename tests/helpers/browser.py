@@ -1,4 +1,4 @@
-"""Pages in a real browser: headless Chromium, with Playwright to look and click."""
+"""Opens pages in a real browser: headless Chromium, which Playwright clicks and reads."""
 
 import contextlib
 import os
@@ -11,35 +11,41 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 
 
 @contextlib.contextmanager
-def opened(*paths: Path):
-    """Files, each opened in a page; `seen` on it is what the browser asked for and complained of.
+def opened(*paths: str | Path):
+    """Opens each file in a page. Yields the page, or a list of pages for several paths.
 
-    Skips the test where there is no browser. Gives one page, or as many as there are paths.
+    `page.seen` lists what the browser asked for, what it complained of, and a line for each dialog.
+    Skips the test if Playwright or Chromium is missing.
     """
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM:
-        pytest.skip("there is no Chromium (apt-get install chromium)")
+        pytest.skip("Chromium is missing (apt-get install chromium)")
     with playwright.sync_playwright() as driver:
-        # Containers have no sandbox for it, and the pages are our own.
+        # Chromium's sandbox does not start in containers, and the pages are our own.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         pages = [_open(browser, path) for path in paths]
         yield pages[0] if len(pages) == 1 else pages
         browser.close()
 
 
-def _open(browser, path: Path):
+def _open(browser, path: str | Path):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.seen = []
     page.on("request", lambda request: page.seen.append(request.url))
     page.on("console", lambda message: page.seen.append(message.text))
     page.on("pageerror", lambda error: page.seen.append(str(error)))
-    page.on("dialog", lambda dialog: page.seen.append("a dialog"))
-    page.goto(path.as_uri())
+
+    def close(dialog):
+        page.seen.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()  # or the page would wait for ever
+
+    page.on("dialog", close)
+    page.goto(Path(path).as_uri())
     return page
 
 
 def overlapping_texts(page) -> int:
-    """Pairs of texts that overlap in one of the charts of a page."""
+    """Counts the pairs of texts that overlap within a chart of the page."""
     return page.evaluate(
         """() => [...document.querySelectorAll("svg")].flatMap((svg) => {
           const boxes = [...svg.querySelectorAll("text")].map((text) => text.getBoundingClientRect());
