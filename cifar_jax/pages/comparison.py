@@ -1,4 +1,4 @@
-"""The page of a comparison, one file, and what goes into reports beside it: compare.md and PNG files."""
+"""The comparison page, and next to it the same as compare.md and PNG files for reports."""
 
 import os
 
@@ -12,7 +12,7 @@ from cifar_jax.system import files
 
 
 def write(comparison: Comparison) -> list[str]:
-    """Writes the page and the files for reports into the folder `compare`, beside the runs.
+    """Writes the page and the files for reports into `compare`, in the common folder of the runs.
 
     Returns:
       The paths of the files, the page first.
@@ -43,7 +43,7 @@ def write(comparison: Comparison) -> list[str]:
 
 
 def to_html(comparison: Comparison, colours: dict[str, str]) -> str:
-    """Returns the text of the page; `colours` holds one, as "#0072B2", for the name of each run."""
+    """Returns the text of the page. `colours` maps the name of each run to a colour like "#0072B2"."""
     marks = tables.marks(comparison, colours)
     recipes = comparison.recipes
     return render(
@@ -53,7 +53,7 @@ def to_html(comparison: Comparison, colours: dict[str, str]) -> str:
         skipped=comparison.skipped,
         runs=tables.runs_table(comparison, marks),
         explanations=[tables.flags_apart(line) for line in table.explanations(comparison)],
-        legend_buttons=tables.legend(recipes, marks),
+        legend=tables.legend(recipes, marks),
         frame=FRAME,
         charts=charts(comparison, marks),
         is_grouped=len(recipes) < len(comparison.runs),

@@ -1,4 +1,4 @@
-"""The learning curves on the page of a comparison, as coordinates."""
+"""The learning curves of the comparison page, as coordinates."""
 
 import dataclasses
 import math
@@ -8,13 +8,13 @@ from cifar_jax.comparing import Comparison, RunResult, curves, table
 from cifar_jax.pages.comparison_tables import Mark
 from cifar_jax.reporting import reports
 
-# With more points than that, they are too close to tell apart: only the last one is shown.
+# More circles than this would be too close to tell apart. Then only the last point gets one.
 _MOST_POINTS = 25
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """The size of a chart and the place of the curves in it. About 560 units fill a column of the page."""
+    """The size of a chart, and where the curves are in it. One unit is about a pixel."""
 
     width: int = 560
     height: int = 340
@@ -28,7 +28,7 @@ FRAME = Frame()
 
 
 class Scale:
-    """Maps values from [low, high] to [0, 1]."""
+    """Maps values from [low, high] to [0, 1], and to coordinates in `FRAME`."""
 
     def __init__(self, low: float, high: float, log: bool = False):
         self._of = math.log if log else float
@@ -48,7 +48,7 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """An axis: (value, text) of each tick, and for a horizontal one what the runs have on it."""
+    """`ticks` are (value, text). A horizontal axis also has a title and each run's values on it."""
 
     scale: Scale
     ticks: list[tuple[float, str]]
@@ -71,7 +71,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One run: `path` holds all its points as "x,y x,y", `points` those that are shown as circles."""
+    """The curve of a run. `path` is all its points as "x,y x,y"; `points` are those drawn as circles."""
 
     run: str
     name: str
@@ -82,7 +82,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """`target` is the height of the line at the target accuracy; None without one."""
+    """`target` is the height of the line at the target accuracy; None draws no line."""
 
     caption: str
     x_title: str
@@ -93,21 +93,21 @@ class Chart:
 
 
 def charts(comparison: Comparison, marks: dict[str, Mark]) -> list[Chart]:
-    """Accuracy and loss, each over epochs and over time; empty while no run has ended an epoch."""
+    """Test accuracy and training loss, over epochs and over time; empty if no run has finished an epoch."""
     runs = [run for run in comparison.runs if run.history]
     if not runs:
         return []
     quantities = (
-        ("Accuracy on the test images", "test_accuracy", lambda value: f"{100 * value:g} %"),
-        ("Loss on the training images", "train_loss", lambda value: f"{value:g}"),
+        ("Test accuracy", "test_accuracy", lambda value: f"{100 * value:g} %"),
+        ("Training loss", "train_loss", lambda value: f"{value:g}"),
     )
-    x_axes = {"epoch": _epoch_axis(runs), "time": _time_axis(runs)}
+    x_axes = {"epochs": _epoch_axis(runs), "time": _time_axis(runs)}
     found = []
     for title, key, write in quantities:
         y_axis = _value_axis(runs, key, write)
         target = comparison.target if key == "test_accuracy" else None
         for over, x_axis in x_axes.items():
-            found.append(_chart(f"{title}, over {over}", runs, key, x_axis, y_axis, target, marks))
+            found.append(_chart(f"{title} over {over}", runs, key, x_axis, y_axis, target, marks))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The tables and the legend on the page of a comparison, as plain data."""
+"""The tables and the legend of the comparison page, as plain data."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from cifar_jax.comparing import Comparison, Recipe, RunResult, differences, tabl
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """What ties a run's row, button and curves together: a key for the script, and a colour."""
+    """Identifies a run in its row, button and curves: a key for the script, and a colour."""
 
     key: str
     colour: str
@@ -20,9 +20,9 @@ class Heading:
     """A column of the table of runs.
 
     Attributes:
-      words: whether it holds words; else numbers.
-      first: the order after the first click.
-      is_sorted: whether the table is sorted by this column from the start.
+      words: whether it holds words rather than numbers.
+      first: "ascending" or "descending", the order after the first click.
+      is_sorted: whether the table starts sorted by this column.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Heading:
 
 @dataclasses.dataclass(frozen=True)
 class RunCell:
-    """`kind` is "words" or "number", `value` the number to sort by, `note` small print below the text."""
+    """`kind` is "words" or "number". `value` is the number to sort by. `note` is small print under `text`."""
 
     kind: str
     text: str
@@ -46,9 +46,9 @@ class Row:
     """A row of the table of runs.
 
     Attributes:
-      kind: "recipe", or "seed" for one of its several runs.
-      runs: the keys of the runs that it stands for.
-      cells: None for an empty cell, which means the same as in the recipe's row.
+      kind: "recipe", or "seed" for one of several runs of a recipe.
+      runs: the keys of its runs, separated by spaces.
+      cells: None leaves a cell empty, because the recipe's row shows the same.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Button:
-    """A button of the legend: for one run, or without a colour for all runs of a recipe."""
+    """A button of the legend. It has a colour for one run, and none for all runs of a recipe."""
 
     title: str
     runs: str
@@ -69,10 +69,10 @@ class Button:
 
 @dataclasses.dataclass(frozen=True)
 class ClassCell:
-    """The accuracy on a class as a fraction, and the strength of the cell's colour in per cent."""
+    """The accuracy on a class as a fraction, and how strong the cell's colour is, in per cent."""
 
     accuracy: float
-    share: int
+    heat: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +82,12 @@ class FieldCell:
 
 
 def marks(comparison: Comparison, colours: dict[str, str]) -> dict[str, Mark]:
-    """The mark of each run by the run's name; `colours` too are by name."""
+    """Maps the name of each run to its mark. `colours` maps the name to a colour."""
     return {run.name: Mark(f"run{i}", colours[run.name]) for i, run in enumerate(comparison.runs)}
 
 
 def runs_table(comparison: Comparison, marks: dict[str, Mark]) -> dict:
-    """{"columns": headings, "recipes": for each recipe its row and, if it has several runs, theirs}."""
+    """{"columns": the headings, "recipes": the rows of each recipe: its own, then those of several runs}."""
     columns = table.columns(comparison)
     return {
         "columns": [_heading(column) for column in columns],
@@ -96,7 +96,7 @@ def runs_table(comparison: Comparison, marks: dict[str, Mark]) -> dict:
 
 
 def _heading(column: table.Column) -> Heading:
-    # The first click puts the wanted end on top: high accuracies, short times.
+    # The first click puts the best on top: the highest accuracy, the shortest time.
     high = "accuracy" in column.title or column.title == "images/s"
     return Heading(
         column.title,
@@ -134,13 +134,13 @@ def _keys(recipe: Recipe, marks: dict[str, Mark]) -> str:
 
 
 def _run_title(recipe: Recipe, run: RunResult) -> str:
-    """The seed of one of several runs; its name if two runs have the same seed."""
+    """The seed of one of several runs, or its name if runs share a seed."""
     different = len({run.config.seed for run in recipe.runs}) == len(recipe.runs)
     return f"seed {run.config.seed}" if different else run.name
 
 
 def legend(recipes: Sequence[Recipe], marks: dict[str, Mark]) -> list[list[Button]]:
-    """The buttons of each recipe: one for all its runs if it has several, and one for each run."""
+    """The buttons of each recipe: first one for all its runs if there are several, then one per run."""
     groups = []
     for recipe in recipes:
         several = len(recipe.runs) > 1
@@ -154,7 +154,7 @@ def legend(recipes: Sequence[Recipe], marks: dict[str, Mark]) -> list[list[Butto
 
 
 def classes_table(title: str, class_names: Sequence[str], recipes: Sequence[Recipe]) -> dict:
-    """The accuracies on the classes of one data set: a row per class, a column per recipe."""
+    """The accuracy per class of one data set: one row per class, one column per recipe."""
     of = [recipe.accuracy_per_class for recipe in recipes]
     values = [value for accuracies in of for value in accuracies.values() if value is not None]
     low, high = min(values, default=0), max(values, default=1)
@@ -172,7 +172,7 @@ def classes_table(title: str, class_names: Sequence[str], recipes: Sequence[Reci
 
 
 def differences_table(recipes: Sequence[Recipe]) -> dict:
-    """The fields that are not the same in all recipes: a row per field, a column per recipe."""
+    """The config fields that differ between the recipes: one row per field, one column per recipe."""
     rows = []
     for name, values in differences(recipes).items():
         texts = [table.value_text(value) for value in values]
@@ -184,6 +184,6 @@ def differences_table(recipes: Sequence[Recipe]) -> dict:
 
 
 def flags_apart(text: str) -> list[dict]:
-    """A sentence in pieces, each flag such as --mode a piece of its own: no line may end within it."""
+    """Splits a sentence so that each flag, such as --mode, is a piece: lines must not break inside it."""
     pieces = re.split(r"(--\w+)", text)
     return [{"text": piece, "is_flag": i % 2 == 1} for i, piece in enumerate(pieces)]

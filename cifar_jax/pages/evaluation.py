@@ -1,5 +1,5 @@
-"""The page of an evaluation: which classes the network confuses, how sure it is, and whether its
-probabilities can be trusted. The page is one file with the images in it.
+"""The evaluation page: accuracy, confusions with their images, mistakes, and calibration. One file that
+contains the images too.
 """
 
 import os
@@ -10,7 +10,7 @@ from cifar_jax.inference import Result
 from cifar_jax.pages import evaluation_tables as tables
 from cifar_jax.pages.evaluation_calibration import FRAME, diagram, summary
 from cifar_jax.pages.evaluation_choice import Choice, choose
-from cifar_jax.pages.evaluation_sheet import SIDE, Sheet, picture_sheet
+from cifar_jax.pages.evaluation_sheet import SIDE, Sheet, image_sheet
 from cifar_jax.pages.rendering import render
 from cifar_jax.reporting import reports
 from cifar_jax.storage import workdir
@@ -24,8 +24,8 @@ def write(folder: str, result: Result, images, labels, title: str, subtitle: str
       result: with probabilities and calibration.
       images: uint8 [N, size, size, 3], in the order of the probabilities.
       labels: int [N], their true classes.
-      title: the network and the images.
-      subtitle: which weights the network has.
+      title: names the network and the images.
+      subtitle: names the weights.
 
     Returns:
       The path of the page.
@@ -43,7 +43,7 @@ def to_html(result: Result, images, labels, title: str, subtitle: str) -> str:
     """Returns the text of the page; the arguments are those of `write`."""
     labels, confusion = np.asarray(labels), result.confusion
     choice = choose(result, labels)
-    sheet = picture_sheet(images, choice.pictures)
+    sheet = image_sheet(images, choice.all_images)
     return render(
         "evaluation.html",
         title=title,
@@ -57,7 +57,7 @@ def to_html(result: Result, images, labels, title: str, subtitle: str) -> str:
             "count": result.count - int(np.trace(confusion)),
             "shown": len(choice.mistakes),
         },
-        classes=tables.class_rows(result, set(choice.behind)),
+        classes=tables.class_rows(result, set(choice.images)),
         calibration=summary(result),
         frame=FRAME,
         diagram=diagram(result.calibration),
@@ -76,35 +76,33 @@ def _figures(result: Result) -> dict:
 
 
 def _sheet_style(sheet: Sheet) -> dict:
-    """The values that the style sheet needs to cut images out of the sheet."""
+    """The values with which the CSS shows one image of the sheet at a time."""
     side = sheet.side
     return {
         "sheet": sheet.uri,
         "sheet_width": sheet.columns * sheet.pitch,
         "side": side,
         "zoom": SIDE // side,
-        # The surest mistakes are there to be looked at closely. Visible pixels need a whole number.
+        # For the most confident mistakes. If pixels are visible, they need a whole number.
         "large_zoom": 3 * SIDE // 2 // side if side <= SIDE // 2 else 1.5,
         "image_rendering": "pixelated" if side <= SIDE // 2 else "auto",
     }
 
 
 def _script_data(result: Result, labels: np.ndarray, choice: Choice, sheet: Sheet) -> dict:
-    """What the page's script needs to show the images of a cell."""
-    on_sheet = {place: i for i, place in enumerate(choice.pictures)}
+    """The data for evaluation.js: the images of each cell, and the mistakes."""
+    on_sheet = {image: place for place, image in enumerate(choice.all_images)}
     return {
         "classes": result.class_names,
-        "pictures": [
-            [place, round(float(choice.confidence[place]), 6)] for place in choice.pictures
-        ],
+        "images": [[i, round(float(choice.confidence[i]), 6)] for i in choice.all_images],
         "columns": sheet.columns,
         "pitch": sheet.pitch,
         "cells": {
-            f"{i},{j}": [int(result.confusion[i, j]), [on_sheet[place] for place in places]]
-            for (i, j), places in choice.behind.items()
+            f"{i},{j}": [int(result.confusion[i, j]), [on_sheet[image] for image in images]]
+            for (i, j), images in choice.images.items()
         },
         "mistakes": [
-            [int(labels[place]), int(choice.predicted[place]), on_sheet[place]]
-            for place in choice.mistakes
+            [int(labels[image]), int(choice.predicted[image]), on_sheet[image]]
+            for image in choice.mistakes
         ],
     }

@@ -1,4 +1,4 @@
-"""The reliability diagram on the page of an evaluation, as coordinates, and what sums it up."""
+"""The calibration part of the evaluation page: the reliability diagram as coordinates, and its summary."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from cifar_jax.inference import BINS, Calibration, Result
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """The size of the drawing and the places of the two charts in it: bars of accuracy, then counts."""
+    """The size of the drawing, and where its two charts are: accuracy above, counts below."""
 
     width: int = 560
     height: int = 500
@@ -32,13 +32,13 @@ FRAME = Frame()
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What the calibration says in one sentence.
+    """The calibration in a few numbers.
 
     Attributes:
       error: the expected calibration error, a fraction.
       confidence: the mean confidence of all predictions.
-      accuracy: the share of them that is right.
-      tendency: "overconfident", "underconfident" or, if the two agree in the digits shown, "".
+      accuracy: the share of correct predictions.
+      tendency: "overconfident" or "underconfident"; "" if confidence and accuracy agree to 0.01 %.
     """
 
     error: float
@@ -49,6 +49,8 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Tick:
+    """A share on both axes: where it is on the horizontal and on the vertical one."""
+
     x: float
     y: float
     text: str
@@ -64,9 +66,9 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """The predictions with a confidence in (low, high], and their three bars."""
+    """The predictions with a confidence in (low, high], and the three bars that show them."""
 
-    place: int
+    index: int
     low: float
     high: float
     count: int
@@ -79,7 +81,7 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Diagram:
-    """The bins that are not empty; `most` is the highest of their counts."""
+    """The bins that are not empty. `most` is their highest count."""
 
     ticks: list[Tick]
     bins: list[Bin]
@@ -87,6 +89,7 @@ class Diagram:
 
 
 def summary(result: Result) -> Summary:
+    """Sums up the calibration of a result."""
     calibration = result.calibration
     mean = float(np.sum(calibration.count * calibration.confidence) / calibration.count.sum())
     if round(100 * mean, 2) == round(100 * result.accuracy, 2):
@@ -97,6 +100,7 @@ def summary(result: Result) -> Summary:
 
 
 def diagram(calibration: Calibration) -> Diagram:
+    """The coordinates of the reliability diagram in `FRAME`."""
     ticks = [
         Tick(FRAME.x(share), FRAME.y(share), f"{100 * share:.0f} %")
         for share in np.linspace(0, 1, 6).tolist()
@@ -113,7 +117,7 @@ def _bin(calibration: Calibration, i: int, most: int) -> Bin:
     height = count / most * (FRAME.counts_bottom - FRAME.counts_top)
     count_top = float(np.round(FRAME.counts_bottom - height, 2))
     return Bin(
-        place=i,
+        index=i,
         low=i / BINS,
         high=(i + 1) / BINS,
         count=count,
@@ -126,6 +130,6 @@ def _bin(calibration: Calibration, i: int, most: int) -> Bin:
 
 
 def _bar(i: int, top: float, bottom: float, inset: float) -> Box:
-    """A bar as wide as bin i without `inset` at both sides."""
+    """The bar of bin i, narrower than the bin by `inset` on each side."""
     left, right = FRAME.x(i / BINS), FRAME.x((i + 1) / BINS)
     return Box(left + inset, top, right - left - 2 * inset, max(bottom - top, 0))

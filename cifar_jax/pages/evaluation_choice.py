@@ -1,4 +1,4 @@
-"""Chooses what the page of an evaluation shows: which confusions, and which images."""
+"""Chooses what the evaluation page shows: which confusions, and which images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,43 +7,44 @@ import numpy as np
 
 from cifar_jax.inference import Result
 
-# With more classes, a matrix is too large to look at: the page lists the most frequent confusions instead.
+# With more classes, a matrix is too large to read. The page then lists the most frequent confusions.
 MOST_CLASSES = 100
 FREQUENT, FREQUENT_WITHOUT_MATRIX = 10, 100
+# Images per cell of the matrix, and mistakes.
 MOST_OF_A_CELL = 24
 MISTAKES = 24
-# In the whole page: with 32x32 pixels each, it stays below 7 MB.
-MOST_PICTURES = 2000
+# Images in the whole page. With 32x32 pixels each, the page stays below 7 MB.
+MOST_IMAGES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What the page shows. Images are places in [0, N), cells are (true, predicted) classes.
+    """What the page shows. Images are indices in [0, N). Cells are (true class, predicted class).
 
     Attributes:
       with_matrix: whether the page shows the whole confusion matrix.
-      frequent: the most frequent confusions, the fullest first.
-      behind: the images of each cell that a click shows, the surest first.
-      mistakes: the surest mistakes, the surest first.
+      frequent: the most frequent confusions, highest count first.
+      images: for each cell that can be clicked, its images, most confident first.
+      mistakes: the most confident mistakes, in that order.
       predicted: int [N], the predicted class of every image.
-      confidence: float [N], its probability.
+      confidence: float [N], the probability of that class.
     """
 
     with_matrix: bool
     frequent: list[tuple[int, int]]
-    behind: dict[tuple[int, int], list[int]]
+    images: dict[tuple[int, int], list[int]]
     mistakes: list[int]
     predicted: np.ndarray
     confidence: np.ndarray
 
     @property
-    def pictures(self) -> list[int]:
-        """Every image on the page once, in the order of the split."""
-        return sorted({*self.mistakes, *(p for places in self.behind.values() for p in places)})
+    def all_images(self) -> list[int]:
+        """Every image of the page once, in ascending order."""
+        return sorted({*self.mistakes, *(i for images in self.images.values() for i in images)})
 
 
 def choose(result: Result, labels: np.ndarray) -> Choice:
-    """Chooses for a result with probabilities; `labels` are the true classes, int [N]."""
+    """Chooses for a result that has probabilities; `labels` are the true classes, int [N]."""
     # A network that overflows gives NaN, which JSON does not have.
     probabilities = np.nan_to_num(result.probabilities)
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
@@ -52,25 +53,25 @@ def choose(result: Result, labels: np.ndarray) -> Choice:
     frequent = frequent_confusions(result.confusion, most)
     filled = [(int(i), int(j)) for i, j in np.argwhere(result.confusion)]
     cells = filled if with_matrix else frequent
-    behind, mistakes = choose_pictures(labels, predicted, confidence, cells)
-    return Choice(with_matrix, frequent, behind, mistakes, predicted, confidence)
+    images, mistakes = choose_images(labels, predicted, confidence, cells)
+    return Choice(with_matrix, frequent, images, mistakes, predicted, confidence)
 
 
 def frequent_confusions(confusion: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Up to `most` cells (true, predicted) off the diagonal that hold images, the fullest first."""
+    """Up to `most` cells (true, predicted) off the diagonal, highest count first. None is empty."""
     wrong = np.array(confusion)
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[: min(most, np.count_nonzero(wrong))]
     return [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)]
 
 
-def choose_pictures(
+def choose_images(
     labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, cells: Sequence
 ) -> tuple[dict[tuple[int, int], list[int]], list[int]]:
-    """Chooses the images of the page: the surest ones of each cell, and the surest mistakes of all.
+    """Chooses the most confident images of each cell, and the most confident mistakes of all.
 
-    If these are more than MOST_PICTURES, the mistakes stay, then the surest image of each cell, then the
-    second of each cell, and so on.
+    If that is more than MOST_IMAGES, it keeps the mistakes, then the most confident image of each cell,
+    then the second of each cell, and so on.
 
     Args:
       labels: int [N], true classes.
@@ -79,17 +80,17 @@ def choose_pictures(
       cells: (true, predicted) classes.
 
     Returns:
-      The images of each cell and the mistakes, as places in [0, N), the surest first.
+      (the images of each cell, the mistakes), as indices in [0, N), most confident first.
     """
-    surest = np.argsort(-confidence, kind="stable")
-    mistakes = surest[(labels != predicted)[surest]][:MISTAKES].tolist()
-    behind = {cell: [] for cell in cells}
+    order = np.argsort(-confidence, kind="stable")
+    mistakes = order[(labels != predicted)[order]][:MISTAKES].tolist()
+    images = {cell: [] for cell in cells}
     ranked = []
-    for place in surest.tolist():
-        places = behind.get((int(labels[place]), int(predicted[place])))
-        if places is not None and len(places) < MOST_OF_A_CELL:
-            ranked.append((len(places), len(ranked), place))
-            places.append(place)
-    by_rank = [place for _, _, place in sorted(ranked)]
-    kept = set(list(dict.fromkeys(mistakes + by_rank))[:MOST_PICTURES])
-    return {cell: [p for p in places if p in kept] for cell, places in behind.items()}, mistakes
+    for image in order.tolist():
+        of_cell = images.get((int(labels[image]), int(predicted[image])))
+        if of_cell is not None and len(of_cell) < MOST_OF_A_CELL:
+            ranked.append((len(of_cell), len(ranked), image))
+            of_cell.append(image)
+    by_rank = [image for _, _, image in sorted(ranked)]
+    kept = set(list(dict.fromkeys(mistakes + by_rank))[:MOST_IMAGES])
+    return {cell: [i for i in of_cell if i in kept] for cell, of_cell in images.items()}, mistakes

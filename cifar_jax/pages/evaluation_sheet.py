@@ -1,4 +1,4 @@
-"""One picture that holds all images of the page of an evaluation, side by side."""
+"""Packs all images of the evaluation page into one, so that the page holds a single data URI."""
 
 import base64
 import dataclasses
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-# Pixels of an image's side in the page. Larger images are shrunk, smaller ones get larger pixels.
+# Height and width of an image in the page, in CSS pixels. Larger images are shrunk, smaller ones enlarged.
 SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """Images side by side in one picture.
+    """Images side by side in one large image.
 
     Attributes:
-      uri: the picture as a data URI.
-      columns: how many images are in a row.
+      uri: the large image as a data URI.
+      columns: images per row.
       pitch: pixels from one image to the next.
-      side: pixels of an image's side.
+      side: height and width of an image in pixels.
     """
 
     uri: str
@@ -29,25 +29,25 @@ class Sheet:
     side: int
 
 
-def picture_sheet(images: np.ndarray, places: Sequence[int]) -> Sheet:
-    """Puts images side by side, row by row.
+def image_sheet(images: np.ndarray, indices: Sequence[int]) -> Sheet:
+    """Puts some of the images side by side, row by row.
 
     Args:
       images: uint8 [N, size, size, 3].
-      places: the images to take, as places in [0, N).
+      indices: which images, in [0, N).
     """
     side = min(images.shape[1], SIDE)
-    # Small images are kept to the bit, as a PNG. For larger ones that takes four times the bytes of a JPEG.
-    # A JPEG works on blocks of 8 pixels: with a whole number of blocks each, no image runs into the next.
+    # PNG keeps small images exactly. For larger ones it takes four times as many bytes as JPEG. JPEG
+    # works on blocks of 8 pixels: a whole number of blocks per image keeps neighbours apart.
     exact = side <= 32
     pitch = side if exact else -(-side // 8) * 8
-    columns = max(1, int(np.ceil(np.sqrt(len(places)))))
-    rows = max(1, -(-len(places) // columns))
+    columns = max(1, int(np.ceil(np.sqrt(len(indices)))))
+    rows = max(1, -(-len(indices) // columns))
     sheet = np.zeros((rows * pitch, columns * pitch, 3), np.uint8)
-    for i, place in enumerate(places):
+    for i, index in enumerate(indices):
         top, left = i // columns * pitch, i % columns * pitch
         margin = (0, pitch - side)
-        image = np.pad(_shrunk(images[place], side), (margin, margin, (0, 0)), mode="edge")
+        image = np.pad(_shrunk(images[index], side), (margin, margin, (0, 0)), mode="edge")
         sheet[top : top + pitch, left : left + pitch] = image
     return Sheet(_data_uri(sheet, exact), columns, pitch, side)
 

@@ -1,4 +1,4 @@
-"""The rows of the tables on the page of an evaluation: the confusion matrix, confusions and classes."""
+"""The tables of the evaluation page: the confusion matrix, confusions and classes."""
 
 import dataclasses
 
@@ -9,13 +9,14 @@ from cifar_jax.inference import Result
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """The images of one class that were predicted as one class.
+    """The images of class i that the network predicts as class j.
 
     Attributes:
-      i, j: the true class and the predicted one.
+      i: the true class.
+      j: the predicted class.
       count: the number of images, at least 1.
       share: `count` as a fraction of the images of class i.
-      heat: the strength of the cell's colour, in per cent.
+      heat: how strong the cell's colour is, in per cent.
     """
 
     i: int
@@ -25,26 +26,27 @@ class Cell:
 
     @property
     def heat(self) -> int:
-        # Errors are few beside the diagonal, but they are what a reader looks for: the root shows them.
+        # Errors are few compared with the diagonal. The square root makes them visible.
         return round(80 * self.share**0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassRow:
-    """One class.
+    """One class and how well the network knows it.
 
     Attributes:
+      name: its name.
       count: the number of its images.
-      accuracy: a fraction; None without images.
-      taken_for: its most frequent confusion, None without one.
-      has_pictures: whether the page holds images of that confusion.
+      accuracy: a fraction; None if the class has no images.
+      mistaken_for: its most frequent confusion; None if it has none.
+      has_images: whether the page holds images of that confusion.
     """
 
     name: str
     count: int
     accuracy: float | None
-    taken_for: Cell | None
-    has_pictures: bool
+    mistaken_for: Cell | None
+    has_images: bool
 
 
 def cell(confusion: np.ndarray, i: int, j: int) -> Cell | None:
@@ -59,7 +61,7 @@ def matrix(confusion: np.ndarray) -> list[list[Cell | None]]:
     return [[cell(confusion, i, j) for j in classes] for i in classes]
 
 
-def class_rows(result: Result, cells_with_pictures: set) -> list[ClassRow]:
+def class_rows(result: Result, cells_with_images: set) -> list[ClassRow]:
     """The classes, the least accurate first and those without images last."""
     rows = []
     for i, (name, accuracy) in enumerate(result.accuracy_per_class.items()):
@@ -67,6 +69,6 @@ def class_rows(result: Result, cells_with_pictures: set) -> list[ClassRow]:
         count = int(others.sum())
         others[i] = 0
         j = int(others.argmax())
-        taken_for = cell(result.confusion, i, j) if others[j] else None
-        rows.append(ClassRow(name, count, accuracy, taken_for, (i, j) in cells_with_pictures))
+        mistaken_for = cell(result.confusion, i, j) if others[j] else None
+        rows.append(ClassRow(name, count, accuracy, mistaken_for, (i, j) in cells_with_images))
     return sorted(rows, key=lambda row: (row.accuracy is None, row.accuracy or 0))

@@ -1,6 +1,7 @@
-"""Fills the templates of the pages: all markup is in `templates/`, all other modules hand over plain data.
+"""Renders the pages from the Jinja2 templates in `templates/`, which hold all markup.
 
-Every value is escaped, because names of classes, runs and folders come from outside.
+Other modules hand over plain data. Jinja2 escapes every value, because the names of classes, runs and
+folders come from outside.
 """
 
 import functools
@@ -10,18 +11,18 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **values) -> str:
-    """The text of a page.
+    """Returns the text of a page.
 
     Args:
       template: the name of a file in `templates/`.
-      values: what the template shows: numbers, strings, lists and dataclasses of them.
+      values: numbers and strings, and lists, dicts and dataclasses of them.
     """
     return _environment().get_template(template).render(values)
 
 
 @functools.cache
 def _environment():
-    # Imported here: training must not wait for it.
+    # Imported here, because a start of training must not wait for it.
     import jinja2
 
     environment = jinja2.Environment(
@@ -37,6 +38,6 @@ def _environment():
         "percent_in_text": lambda fraction: f"{100 * fraction:.2f}\N{NO-BREAK SPACE}%",
         "thousands": "{:,}".format,
     }
-    # The filter `tojson` also escapes "<", so that no text in the data can end a script element.
+    # `tojson` also escapes "<", so no text in the data can end the script element.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment

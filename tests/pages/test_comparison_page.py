@@ -1,4 +1,4 @@
-"""The page of a comparison in a real browser: headless Chromium, with Playwright to look and click."""
+"""The comparison page in a real browser, which Playwright clicks and reads."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import pytest
 from tests.helpers import browser, cli
 from tests.helpers.run_folders import write_run
 
-# A folder in a folder, as there is a slash in it.
+# Makes a folder in a folder, because it contains a slash.
 HOSTILE = "<img src=x onerror=alert(1)> \"&' </script>"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Runs, compared by the command: two seeds, another recipe, one running, a name to be escaped."""
+    """Runs that --mode=compare has compared: two seeds, one with a hostile name, one unfinished, one broken."""
     folder = tmp_path_factory.mktemp("page") / "runs"
     for seed in (0, 1):
         fields = {"model.name": "lenet", "seed": seed}
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     write_run(folder / "running", [0.5], report=False, **{"model.name": "cnn", "num_epochs": 9})
     (folder / "broken").mkdir()
     (folder / "broken" / "config.json").write_text("{")
-    # As a shell expands --workdir runs/*
+    # What a shell makes of --workdir runs/*
     paths = sorted(str(path) for path in folder.iterdir())
     answer = cli.call(
         folder.parent, "--mode=compare", "--workdir", *paths, "--target_accuracy=0.35"
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     return folder / "compare"
 
 
-def test_the_command_writes_a_page_and_what_goes_into_reports(folder):
+def test_the_command_writes_the_page_and_files_for_reports(folder):
     assert {path.name for path in folder.iterdir()} == {
         "index.html", "compare.md", "curves.png", "classes.png",
     }  # fmt: skip
@@ -46,7 +46,7 @@ def test_the_command_writes_a_page_and_what_goes_into_reports(folder):
     )
 
 
-def test_the_page_names_no_other_place(folder):
+def test_the_page_has_no_address_of_another_place(folder):
     text = (folder / "index.html").read_text()
     assert "://" not in text
     assert "src=x" not in text.replace("&lt;img src=x", "")
@@ -68,13 +68,13 @@ def names(page):
     return [text.strip() for text in page.locator("#runs tr.recipe th").all_inner_texts()]
 
 
-def test_it_asks_for_nothing_and_complains_of_nothing(folder, page):
+def test_the_page_loads_nothing_else_and_logs_nothing(folder, page):
     page.get_by_role("button", name="none").click()
     page.get_by_role("button", name="all", exact=True).click()
     assert set(page.seen) == {(folder / "index.html").as_uri()}
 
 
-def test_the_table_is_sorted_by_accuracy_and_by_what_is_clicked(fresh):
+def test_the_table_starts_sorted_by_accuracy_and_a_click_sorts_it(fresh):
     assert names(fresh) == ["lenet (seeds 0, 1)", "running", HOSTILE]
     assert fresh.locator("#runs tr.seed").count() == 2
     fresh.locator("#runs thead button", has_text="parameters").click()
@@ -84,15 +84,15 @@ def test_the_table_is_sorted_by_accuracy_and_by_what_is_clicked(fresh):
     assert "65.00 ± 7.07 %" in fresh.locator("#runs tbody").first.inner_text()
 
 
-def test_every_run_has_a_curve_of_its_colour_over_epochs_and_over_time(fresh):
+def test_every_run_has_a_curve_in_its_own_colour_over_epochs_and_time(fresh):
     captions = fresh.locator("figcaption").all_inner_texts()
-    assert [caption.rpartition(" ")[2] for caption in captions] == ["epoch", "time"] * 2
+    assert [caption.rpartition(" ")[2] for caption in captions] == ["epochs", "time"] * 2
     for chart in fresh.locator("figure svg").all():
         lines = chart.locator("polyline")
         assert lines.count() == 4
         strokes = lines.evaluate_all("all => all.map((line) => line.getAttribute('stroke'))")
         assert len(set(strokes)) == 4
-        # Within the chart.
+        # No curve leaves the chart.
         box = chart.bounding_box()
         for line in lines.all():
             inner = line.bounding_box()
@@ -100,7 +100,7 @@ def test_every_run_has_a_curve_of_its_colour_over_epochs_and_over_time(fresh):
             assert inner["y"] >= box["y"]
 
 
-def test_a_click_in_the_legend_hides_a_run_and_shows_it_again(fresh):
+def test_a_click_in_the_legend_hides_a_run_and_another_shows_it(fresh):
     def shown():
         return fresh.locator("svg g[data-run]:visible").count()
 
@@ -110,14 +110,14 @@ def test_a_click_in_the_legend_hides_a_run_and_shows_it_again(fresh):
     assert (shown(), button.get_attribute("aria-pressed")) == (12, "false")
     button.click()
     assert shown() == 16
-    # The button of a recipe is for all of its seeds.
+    # The button of a recipe switches all its seeds.
     fresh.locator(".legend button", has_text="lenet").click()
     assert shown() == 8
     fresh.locator(".legend button", has_text="seed 1").click()
     assert shown() == 12
 
 
-def test_classes_and_differences_stand_side_by_side(fresh):
+def test_tables_show_accuracy_per_class_and_differing_fields(fresh):
     classes = fresh.locator("table.classes")
     assert classes.locator("tbody tr").count() == 10
     row = classes.locator("tbody tr").nth(1).locator("td").all_inner_texts()
@@ -127,11 +127,11 @@ def test_classes_and_differences_stand_side_by_side(fresh):
 
 
 @pytest.mark.parametrize("width", [1280, 360])
-def test_nothing_is_wider_than_the_window_and_no_texts_overlap(fresh, width):
+def test_nothing_exceeds_the_window_and_no_texts_overlap(fresh, width):
     fresh.set_viewport_size({"width": width, "height": 900})
     assert fresh.evaluate("document.documentElement.scrollWidth") <= width
     assert browser.overlapping_texts(fresh) == 0
 
 
-def test_what_was_not_read_is_named(fresh):
+def test_a_folder_that_cannot_be_read_is_named(fresh):
     assert Path("broken", "config.json").as_posix() in fresh.locator(".skipped").inner_text()

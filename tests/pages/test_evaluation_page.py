@@ -1,4 +1,4 @@
-"""The page of an evaluation in a real browser: what a click shows is checked against NumPy, by pixels."""
+"""The evaluation page in a real browser. The images that a click shows are checked by their pixels."""
 
 import base64
 import io
@@ -13,15 +13,15 @@ from PIL import Image
 from cifar_jax.inference.calibration import BINS, calibrate
 from cifar_jax.inference.evaluate import Result
 from cifar_jax.pages import evaluation, evaluation_choice
-from cifar_jax.pages.evaluation_sheet import picture_sheet
+from cifar_jax.pages.evaluation_sheet import image_sheet
 from tests.helpers import browser
 
-HOSTILE = "<img src=x onerror=alert(1)> \"&' </script><!--<script> $$css"
+HOSTILE = "<img src=x onerror=alert(1)> \"&' </script><!--<script> $$css {{ 7 * 7 }}"
 NAMES = ("cat", "dog", HOSTILE, "no images")
 
 
 def coloured(count: int, size: int) -> np.ndarray:
-    """Images of one colour each, which tells their place: uint8 [count, size, size, 3]."""
+    """Images that each have one colour, which tells their index: uint8 [count, size, size, 3]."""
     places = np.arange(count)
     colours = np.stack([places % 256, 255 - places % 256, places // 256 * 60], axis=1)
     return np.broadcast_to(colours[:, None, None].astype(np.uint8), (count, size, size, 3))
@@ -40,7 +40,7 @@ def result_of(labels, probabilities, names, augmented=None) -> Result:
 
 
 def guesses(labels, classes: int, seed: int = 0) -> np.ndarray:
-    """Probabilities float32 [N, classes] of a network that is right in a part of the images."""
+    """Probabilities, float32 [N, classes], of a network that predicts some of the images correctly."""
     logits = np.random.default_rng(seed).normal(size=(len(labels), classes))
     logits[np.arange(len(labels)), labels] += 1.5
     odds = np.exp(1.5 * logits)
@@ -61,7 +61,7 @@ def result():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory, result):
-    """In the browser: the page of `result`, two of many classes, one without a mistake."""
+    """Pages in the browser: of `result`, of two results with many classes, of one without mistakes."""
     folder = tmp_path_factory.mktemp("eval")
     names = tuple(f"class {i}" for i in range(MANY))
     many = result_of(MANY_LABELS, guesses(MANY_LABELS, MANY), names)
@@ -88,7 +88,7 @@ def few(pages):
 
 
 def places_seen(page, where: str) -> list[int]:
-    """The images that the pixels of a part of the page show, in order; each is seen whole."""
+    """The images in a part of the page, in order, found by their pixels. Each must be fully visible."""
     pixels = np.asarray(Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB"))
     boxes = page.locator(f"{where} .picture span").evaluate_all(
         """all => all.map((e) => { const b = e.getBoundingClientRect();
@@ -104,13 +104,13 @@ def places_seen(page, where: str) -> list[int]:
 
 
 def behind(labels, probabilities, i, j) -> np.ndarray:
-    """The images of class i predicted as j, the surest first."""
+    """The images of class i that are predicted as j, most confident first."""
     places = np.flatnonzero((labels == i) & (probabilities.argmax(axis=1) == j))
     return places[np.argsort(-probabilities[places, j], kind="stable")]
 
 
 @pytest.mark.parametrize(("i", "j"), [(0, 0), (0, 1), (1, 2), (2, 0)])
-def test_a_click_on_a_number_shows_the_pictures_behind_it(few, i, j):
+def test_a_click_on_a_number_shows_its_images(few, i, j):
     expected = behind(LABELS, PROBABILITIES, i, j)
     button = few.locator(f'.matrix [data-cell="{i},{j}"]')
     assert button.inner_text() == str(len(expected))
@@ -118,7 +118,7 @@ def test_a_click_on_a_number_shows_the_pictures_behind_it(few, i, j):
     assert places_seen(few, "#panel") == expected[:24].tolist()
     shares = few.locator("#panel figcaption").all_inner_texts()
     assert shares == [f"{100 * PROBABILITIES[place, j]:.1f} %" for place in expected[:24]]
-    heading = f"{NAMES[i]}, predicted right" if i == j else f"{NAMES[i]} → {NAMES[j]}"
+    heading = f"{NAMES[i]}, predicted correctly" if i == j else f"{NAMES[i]} → {NAMES[j]}"
     assert few.locator("#panel h3").inner_text() == heading
     counted = f"24 of {len(expected)} " if len(expected) > 24 else f"All {len(expected)} "
     assert few.locator("#panel p").inner_text().startswith(counted)
@@ -126,42 +126,43 @@ def test_a_click_on_a_number_shows_the_pictures_behind_it(few, i, j):
     assert pressed.evaluate_all("all => all.map((b) => b.dataset.cell)") == [f"{i},{j}"]
 
 
-def test_a_cell_without_images_is_no_button(few, result):
+def test_a_cell_without_images_has_no_button(few, result):
     assert few.locator(".matrix [data-cell]").count() == np.count_nonzero(result.confusion) < 16
     assert few.locator(".matrix tbody tr").nth(3).locator("button").count() == 0
 
 
-def test_the_matrix_goes_by_keyboard(few):
+def test_the_keyboard_moves_in_the_matrix(few):
     few.locator('.matrix [data-cell="0,0"]').click()
     assert few.locator(".matrix button[tabindex='0']").count() == 1
     few.keyboard.press("ArrowDown")
     few.keyboard.press("ArrowRight")
     assert few.evaluate("document.activeElement.dataset.cell") == "1,1"
-    assert few.locator("#panel h3").inner_text() == "cat, predicted right"
+    assert few.locator("#panel h3").inner_text() == "cat, predicted correctly"
     few.keyboard.press("ArrowRight")
     few.keyboard.press("Enter")
     assert few.locator("#panel h3").inner_text() == f"dog → {HOSTILE}"
     assert places_seen(few, "#panel") == behind(LABELS, PROBABILITIES, 1, 2)[:24].tolist()
-    # One press of the tab key leaves the matrix, and another one comes back to where it was left.
+    # Tab leaves the matrix. Shift+Tab returns to the same number.
     few.keyboard.press("Tab")
     assert few.evaluate("document.activeElement.closest('.matrix')") is None
     few.keyboard.press("Shift+Tab")
     assert few.evaluate("document.activeElement.dataset.cell") == "1,2"
 
 
-def test_the_surest_mistakes_are_in_order(few):
+def test_the_most_confident_mistakes_come_first(few):
     predicted, confidence = PROBABILITIES.argmax(axis=1), PROBABILITIES.max(axis=1)
     wrong = np.flatnonzero(predicted != LABELS)
-    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:24]
-    assert len(surest) == 24 < len(wrong)
-    assert places_seen(few, ".mistakes") == surest.tolist()
+    expected = wrong[np.argsort(-confidence[wrong], kind="stable")][:24]
+    assert len(expected) == 24 < len(wrong)
+    assert places_seen(few, ".mistakes") == expected.tolist()
     texts = few.locator(".mistakes figcaption").all_inner_texts()
     assert texts == [
-        f"{NAMES[LABELS[p]]}\n→ {NAMES[predicted[p]]}\n{100 * confidence[p]:.1f} %" for p in surest
+        f"{NAMES[LABELS[p]]}\n→ {NAMES[predicted[p]]}\n{100 * confidence[p]:.1f} %"
+        for p in expected
     ]
 
 
-def test_the_most_frequent_confusions_lead_to_their_pictures(few, result):
+def test_a_click_on_a_frequent_confusion_shows_its_images(few, result):
     chips = few.locator(".chips [data-cell]")
     counts = [int(text.rpartition(" ")[2]) for text in chips.all_inner_texts()]
     wrong = result.confusion - np.diag(np.diag(result.confusion))
@@ -172,7 +173,7 @@ def test_the_most_frequent_confusions_lead_to_their_pictures(few, result):
     assert few.locator("#panel h3").inner_text() == f"{NAMES[i]} → {NAMES[j]}"
 
 
-def test_a_confusion_that_is_chosen_elsewhere_is_in_sight_in_the_matrix(pages):
+def test_the_matrix_scrolls_to_a_confusion_that_is_clicked_elsewhere(pages):
     page = pages["hundred"]
     chip = page.locator(".chips [data-cell]").last
     chip.click()
@@ -182,7 +183,7 @@ def test_a_confusion_that_is_chosen_elsewhere_is_in_sight_in_the_matrix(pages):
     assert around["y"] < box["y"] < box["y"] + box["height"] < around["y"] + around["height"]
 
 
-def test_classes_are_sorted_worst_first_and_by_a_click(few, result):
+def test_classes_start_with_the_least_accurate_and_a_click_sorts_them(few, result):
     names = few.locator("table.classes tbody th")
     accuracies = np.diag(result.confusion)[:3] / result.confusion.sum(axis=1)[:3]
     order = [NAMES[i] for i in np.argsort(accuracies)]
@@ -193,7 +194,7 @@ def test_classes_are_sorted_worst_first_and_by_a_click(few, result):
     assert names.all_inner_texts() == ["cat", "dog", HOSTILE, "no images"]
 
 
-def test_the_head_says_what_was_found(few, result):
+def test_the_top_of_the_page_shows_the_key_figures(few, result):
     assert few.locator("h1").inner_text() == f"net on {HOSTILE}"
     figures = few.locator(".figures").inner_text()
     right = (PROBABILITIES.argmax(axis=1) == LABELS).mean()
@@ -202,7 +203,7 @@ def test_the_head_says_what_was_found(few, result):
     assert "test-time augmentation\n100.00 %\nmirror; loss 0.4321" in figures
 
 
-def test_the_bars_of_the_reliability_diagram_are_the_calibration(few):
+def test_the_bars_of_the_reliability_diagram_show_the_calibration(few):
     confidence = PROBABILITIES.max(axis=1).astype(float)
     right = PROBABILITIES.argmax(axis=1) == LABELS
     rects = few.locator("svg rect").evaluate_all(
@@ -210,7 +211,7 @@ def test_the_bars_of_the_reliability_diagram_are_the_calibration(few):
            ...["x", "y", "width", "height"].map((key) => r[key].baseVal.value)])"""
     )
     (frame,) = (np.array(rect[2:]) for rect in rects if rect[0] == "frame")
-    # Of each kind and bin (left, top, width, height), of which the frame is 1 wide and 1 high.
+    # (left, top, width, height) by kind and bin, in units of the frame's width and height.
     bars = {
         (kind, int(bin)): (np.array(box) - [*frame[:2], 0, 0]) / np.tile(frame[2:], 2)
         for kind, bin, *box in rects
@@ -244,7 +245,7 @@ def test_the_bars_of_the_reliability_diagram_are_the_calibration(few):
     assert f"expected calibration error is {gaps / len(right) * 100:.2f} %" in words
 
 
-def test_many_classes_have_a_table_of_what_is_confused_most(pages):
+def test_with_many_classes_a_table_lists_the_most_frequent_confusions(pages):
     page = pages["many"]
     probabilities = guesses(MANY_LABELS, MANY)
     assert page.locator(".matrix").count() == 0
@@ -263,13 +264,13 @@ def test_many_classes_have_a_table_of_what_is_confused_most(pages):
 def test_a_network_without_mistakes_has_a_page(pages):
     page = pages["flawless"]
     assert page.locator(".mistakes .picture").count() == 0
-    assert "There is no mistake." in page.locator("body").inner_text()
-    assert page.locator("#panel h3").inner_text() == "a, predicted right"
+    assert "The network makes no mistakes on these images." in page.locator("body").inner_text()
+    assert page.locator("#panel h3").inner_text() == "a, predicted correctly"
     assert page.locator("#panel figcaption").inner_text() == "100.0 %"
 
 
 @pytest.mark.parametrize("name", ["few", "hundred", "many", "flawless"])
-def test_it_asks_for_nothing_and_complains_of_nothing(pages, name):
+def test_the_page_loads_nothing_else_and_logs_nothing(pages, name):
     page = pages[name]
     page.locator("[data-cell]").last.click()
     assert {line for line in page.seen if not line.startswith("data:")} == {page.url}
@@ -278,7 +279,7 @@ def test_it_asks_for_nothing_and_complains_of_nothing(pages, name):
 
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("name", ["few", "hundred", "many"])
-def test_nothing_is_wider_than_the_window_and_nothing_overlaps(pages, name, width):
+def test_nothing_exceeds_the_window_or_overlaps(pages, name, width):
     page = pages[name]
     page.set_viewport_size({"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -295,9 +296,9 @@ def test_nothing_is_wider_than_the_window_and_nothing_overlaps(pages, name, widt
 
 
 @pytest.mark.parametrize("size", [8, 28, 32, 50, 100])
-def test_pictures_lie_side_by_side_on_one_sheet(size):
+def test_images_lie_side_by_side_on_one_sheet(size):
     places = [3, 200, 7, 90, 41]
-    made = picture_sheet(coloured(201, size), places)
+    made = image_sheet(coloured(201, size), places)
     kind, text = re.fullmatch(r"data:image/(\w+);base64,(.+)", made.uri).groups()
     assert kind == ("png" if size <= 32 else "jpeg")
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(int)
@@ -311,11 +312,11 @@ def test_pictures_lie_side_by_side_on_one_sheet(size):
         assert away <= (0 if size <= 32 else 3)
 
 
-def test_only_so_many_pictures_are_kept_the_surest_of_each_cell_first(monkeypatch):
-    monkeypatch.setattr(evaluation_choice, "MOST_PICTURES", 40)
+def test_too_many_images_leave_the_most_confident_of_each_cell(monkeypatch):
+    monkeypatch.setattr(evaluation_choice, "MOST_IMAGES", 40)
     predicted, confidence = PROBABILITIES.argmax(axis=1), PROBABILITIES.max(axis=1)
     cells = [(i, j) for i in range(3) for j in range(4)]
-    kept, mistakes = evaluation_choice.choose_pictures(LABELS, predicted, confidence, cells)
+    kept, mistakes = evaluation_choice.choose_images(LABELS, predicted, confidence, cells)
     shown = {place for places in kept.values() for place in places}
     assert set(mistakes) <= shown
     assert len(shown) == 40
@@ -325,7 +326,7 @@ def test_only_so_many_pictures_are_kept_the_surest_of_each_cell_first(monkeypatc
         assert kept[i, j] == [place for place in expected if place in shown]
 
 
-def test_eval_writes_the_page_and_names_it(trained, tmp_path):
+def test_eval_writes_the_page_and_prints_its_path(trained, tmp_path):
     answer = trained.call(
         "--mode=eval", f"--weights={trained.workdir / 'best.safetensors'}", cwd=tmp_path
     )
@@ -340,7 +341,7 @@ def test_eval_writes_the_page_and_names_it(trained, tmp_path):
     assert "://" not in text
 
 
-def test_what_cannot_be_written_is_told_in_a_line(trained, tmp_path):
+def test_a_page_that_cannot_be_written_gives_an_error_of_one_line(trained, tmp_path):
     (tmp_path / "eval").write_text("a file")
     said = trained.call(
         "--mode=eval", f"--weights={trained.workdir / 'best.safetensors'}", cwd=tmp_path
@@ -349,7 +350,7 @@ def test_what_cannot_be_written_is_told_in_a_line(trained, tmp_path):
     assert "\n" not in said
 
 
-def test_many_classes_without_a_mistake_have_a_page_without_pictures():
+def test_many_classes_without_mistakes_give_a_page_without_images():
     labels = np.arange(evaluation_choice.MOST_CLASSES + 1)
     names = tuple(map(str, labels))
     flawless = result_of(labels, np.eye(len(labels), dtype=np.float32), names)

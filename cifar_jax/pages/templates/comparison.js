@@ -20,7 +20,7 @@
     buttons.forEach((button) => show(button, all.dataset.all === "on"));
     settle();
   }));
-  // What the pointer is on, in the legend or the table, stands out in the charts.
+  // Highlights in the charts the run under the pointer in the legend or the table.
   const charts = document.querySelector(".charts");
   document.querySelectorAll("[data-run], [data-runs]").forEach((element) => {
     if (element.closest("svg")) return;

@@ -4,16 +4,16 @@
   const panel = document.querySelector("#panel");
   const matrix = document.querySelector(".matrix");
   const buttons = [...document.querySelectorAll("[data-cell]")];
-  // What is not certain must not read as 100 %.
+  // Only a probability of exactly 1 may read as 100 %.
   const percent = (share) => (share === 1 ? 100 : Math.min(100 * share, 99.94)).toFixed(1) + " %";
 
   const picture = (place, t, p, lines) => {
-    const [index, confidence] = data.pictures[place];
+    const [index, confidence] = data.images[place];
     const figure = document.createElement("figure"), image = document.createElement("span");
     const caption = document.createElement("figcaption");
     figure.className = "picture";
     figure.dataset.index = index;
-    const words = data.classes[t] + ", predicted " + data.classes[p] + " with " + percent(confidence);
+    const words = data.classes[t] + ", predicted as " + data.classes[p] + " with probability " + percent(confidence);
     image.setAttribute("role", "img");
     image.setAttribute("aria-label", words);
     figure.title = words + " (image " + index + ")";
@@ -30,9 +30,9 @@
 
   const show = (cell) => {
     const [t, p] = cell.split(",").map(Number), [count, places] = data.cells[cell];
-    panel.querySelector("h3").textContent = data.classes[t] + (t === p ? ", predicted right" : " → " + data.classes[p]);
-    const all = count === places.length ? (count === 1 ? "One picture" : "All " + count + " pictures, the surest first")
-      : places.length + " of " + count + " pictures" + (places.length ? ", the surest first" : ": the page holds only the surest of all");
+    panel.querySelector("h3").textContent = data.classes[t] + (t === p ? ", predicted correctly" : " → " + data.classes[p]);
+    const all = count === places.length ? (count === 1 ? "One image" : "All " + count + " images, most confident first")
+      : places.length + " of " + count + " images" + (places.length ? ", most confident first" : ": this page holds only the most confident of all images");
     panel.querySelector("p").textContent = all + (places.length ? ", with the probability of " + data.classes[p] : "") + ".";
     panel.querySelector(".pictures").replaceChildren(...places.map((place) => picture(place, t, p, [])));
     buttons.forEach((button) => button.setAttribute("aria-pressed", button.dataset.cell === cell));
@@ -43,7 +43,7 @@
     stopAt(buttons.find((button) => button.dataset.cell === cell && matrix.contains(button)));
   };
 
-  // The matrix is one stop of the tab key; within it the arrow keys go from number to number.
+  // The tab key stops once in the matrix. The arrow keys move from number to number within it.
   const stopAt = (stop) => {
     matrix.querySelectorAll("button[tabindex='0']").forEach((button) => { button.tabIndex = -1; });
     stop.tabIndex = 0;

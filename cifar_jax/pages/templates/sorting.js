@@ -1,5 +1,5 @@
 "use strict";
-// A click on a heading sorts its table, the bodies of it; what has no value stays last.
+// A click on a heading sorts the bodies of its table. Bodies without a value stay last.
 document.querySelectorAll("table.sortable thead button").forEach((button) => button.addEventListener("click", () => {
   const head = button.closest("th"), table = button.closest("table"), place = head.cellIndex;
   const first = head.dataset.first, other = first === "descending" ? "ascending" : "descending";
