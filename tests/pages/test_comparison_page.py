@@ -13,7 +13,7 @@ HOSTILE = "<img src=x onerror=alert(1)> \"&' </script>"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Runs that --mode=compare has compared: two seeds, one with a hostile name, one unfinished, one broken."""
+    """Runs compared by --mode=compare: two seeds, one with a hostile name, one unfinished, one broken."""
     folder = tmp_path_factory.mktemp("page") / "runs"
     for seed in (0, 1):
         fields = {"model.name": "lenet", "seed": seed}
