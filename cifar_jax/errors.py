@@ -1,5 +1,5 @@
-"""The one exception for what a user can mend: it is shown as a single line, without a stack trace."""
+"""The exception for mistakes that users can fix. It is shown as a message, without a stack trace."""
 
 
 class UserError(Exception):
-    """A mistake in the input (a config field, a file, a flag); the message says what to do."""
+    """A mistake in the input (a config field, a file, a flag). The message says what to do."""

@@ -1,9 +1,9 @@
-"""Checkpoints of the full train state with Orbax: saved in the background, whole or not at all.
+"""Checkpoints of the full train state with Orbax, saved atomically and in the background.
 
-A checkpoint holds every leaf of the TrainState by name, as NumPy arrays without a device axis, so
-it restores on any number of devices, and the history of the epochs so far. The newest two and the
-one of the best epoch are kept. What was damaged since it was saved is not restored: the one before
-is, and as both lie on one path of training, the same bits come of it.
+A checkpoint holds every leaf of the TrainState by name, as NumPy arrays without a device axis (so it restores
+on any number of devices), and the history so far. The newest two checkpoints and that of the best epoch are
+kept. A damaged checkpoint is not restored; the one before it is. Training is deterministic, so resuming from
+either ends with the same bits.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from cifar_jax.storage import digests
 from cifar_jax.storage.workdir import CHECKPOINTS
 from cifar_jax.system import files
 
-# What a damaged checkpoint is renamed to, out of Orbax's sight; deleted once the next is saved.
+# Suffix of a damaged checkpoint, which hides it from Orbax. It is deleted after the next save.
 DAMAGED = ".damaged"
 
-# Orbax's file about a checkpoint.
+# The file in which Orbax describes a checkpoint.
 METADATA = "_CHECKPOINT_METADATA"
 
 
 class _KeepNewestAndBest:
-    """Orbax preservation policy; Orbax's own BestN ranks by a rule that need not be ours."""
+    """Orbax preservation policy. Orbax's own BestN may rank epochs differently than we do."""
 
     def __init__(self, newest: int):
         self.newest = newest
@@ -46,10 +46,10 @@ class _KeepNewestAndBest:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir. Use it in a `with`, or close it: the last save is then done."""
+    """The checkpoints of a workdir. Use it in a `with`, or close it, to finish the last save."""
 
     def __init__(self, workdir: str, read_only: bool = False, before_save=lambda: None):
-        """`before_save` is called in the main process, to raise what forbids to save."""
+        """`before_save` is called in the main process before each save; it may raise to prevent it."""
         self._folder = os.path.abspath(os.path.join(workdir, CHECKPOINTS))
         self._read_only = read_only
         self._policy = _KeepNewestAndBest(newest=2)
@@ -63,15 +63,15 @@ class Checkpoints:
 
     @functools.cached_property
     def _manager(self):
-        """Orbax's; made when first needed, as a new run starts sooner without the import."""
+        """Orbax's manager, made when first needed: a new run starts sooner without the import."""
         import orbax.checkpoint as ocp
 
-        self._found  # noqa: B018 - what is damaged must be out of the way before Orbax looks
+        self._found  # noqa: B018 - moves damaged checkpoints away before Orbax looks
         return ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._policy,
-                # What a killed save left behind; not while another process may be saving.
+                # Leftovers of killed saves; a reader must not delete what another process saves.
                 cleanup_tmp_directories=not self._read_only,
                 read_only=self._read_only,
                 create=False,
@@ -86,18 +86,18 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, trace):
-        # A save under way would wait for the lost process for minutes.
+        # Closing would wait for the lost process for minutes.
         if parallel.is_another_lost(error):
             return
         try:
             self.close()
         except UserError:
-            # What came first says more.
+            # The first error says more.
             if error is None:
                 raise
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint that is sound, None where there is none at all.
+        """The step of the newest undamaged checkpoint; None if there are no checkpoints.
 
         Raises:
           UserError: there are checkpoints, but every one of them is damaged.
@@ -108,14 +108,14 @@ class Checkpoints:
 
     @functools.cached_property
     def _found(self) -> int | None:
-        """The newest sound step when this was opened; every process has the main one's answer."""
+        """The newest undamaged step when this was opened, as the main process found it."""
         find = self._find if parallel.is_main() else lambda: None
         found = parallel.in_every_process(find, f"newest in {self._folder}")
         (step,) = parallel.agree(-1 if found is None else found)
         return None if step < 0 else step
 
     def _find(self) -> int | None:
-        """Looks for the newest sound step; says what is damaged and moves it out of the way."""
+        """Finds the newest undamaged step. Warns about newer, damaged ones and moves them away."""
         found, wrong = None, {}
         for step in self._steps():
             reason = self._damage(step)
@@ -124,21 +124,21 @@ class Checkpoints:
                 break
             wrong[step] = reason
         if found is None and wrong:
-            # A version of this program that kept no digests wrote these. Were there one with digests,
-            # that would be the safer: of a save without, anything may have been lost.
+            # Older versions of this program saved no digests. Such checkpoints cannot be checked, so
+            # they are only used if none with digests is left.
             unchecked = [step for step in wrong if not digests.exist(self._path(step))]
             if not unchecked:
                 told = "; ".join(f"{step}: {reason}" for step, reason in wrong.items())
                 raise UserError(
-                    f"every checkpoint in {self._folder} is damaged ({told}): put a copy back, or "
-                    "train anew in another --workdir"
+                    f"every checkpoint in {self._folder} is damaged ({told}): restore a copy, or "
+                    "start again in another --workdir"
                 )
             found = unchecked[0]
             _warn(f"checkpoint {found} in {self._folder} has no digests and cannot be checked")
         for step, reason in wrong.items():
             if step > found:
                 _warn(
-                    f"checkpoint {step} in {self._folder} is damaged ({reason}): going on from the "
+                    f"checkpoint {step} in {self._folder} is damaged ({reason}): resuming from the "
                     f"one before, {found}"
                 )
                 self._move_away(step)
@@ -169,12 +169,12 @@ class Checkpoints:
             os.rename(path, path + DAMAGED)
 
     def save(self, state: TrainState, progress: dict, best_step: int | None) -> None:
-        """Saves in the background; waits for the save before, if that is still under way.
+        """Saves in the background, after waiting for the previous save.
 
         Args:
-          state: leaves are NumPy arrays, no device axis, not written to afterwards.
-          progress: JSON values: {"history": [entry, ...], "seconds": spent in the current epoch}.
-          best_step: the step of the best epoch so far, whose checkpoint is to be kept.
+          state: its leaves are NumPy arrays without a device axis; nothing may write to them later.
+          progress: JSON values: {"history": [entry, ...], "seconds": since the last evaluation, ...}.
+          best_step: the step of the best epoch so far, whose checkpoint is kept.
         """
         import orbax.checkpoint as ocp
 
@@ -185,7 +185,7 @@ class Checkpoints:
             self._before_save()
         self.wait()
         self._policy.best_step = best_step
-        # Orbax turns it into JSON in the background, when an epoch may have been added already.
+        # Orbax writes it in the background, when the history may have grown already.
         progress = copy.deepcopy(progress)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(progress)
@@ -197,16 +197,16 @@ class Checkpoints:
             self._last_save = self._thread.submit(self._seal, step)
 
     def _seal_before_commit(self) -> None:
-        """Writes the digests of what is being saved: none is ever committed without.
+        """Writes the digests of a save before its commit, so that none is committed without.
 
-        Only of what Orbax writes at the commit itself, about the time of it, there are none yet.
+        Only `METADATA`, which Orbax writes at the commit itself, has no digest yet.
         """
         if parallel.is_main():
             for path in glob.glob(f"{glob.escape(self._path(self._saving))}.*tmp*"):
                 digests.write(path, leave_out=(METADATA,))
 
     def _seal(self, step: int) -> None:
-        """Waits until a save is committed, and adds the digests that were not there before."""
+        """Waits until a save is committed, and adds the missing digests."""
         self._manager.wait_until_finished()
         digests.write(self._path(step))
         for name in os.listdir(self._folder):
@@ -214,25 +214,25 @@ class Checkpoints:
                 shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
 
     def has(self, step: int) -> bool:
-        """Whether there is a checkpoint of this step that is not known to be damaged."""
+        """Whether there is a checkpoint of this step, not known to be damaged."""
         path = self._path(step)
         sound = parallel.is_main() and not (digests.exist(path) and digests.damage(path))
         (sound,) = parallel.agree(int(sound))
         return bool(sound) and step in self._manager.all_steps()
 
     def read(self, step: int | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """A step's checkpoint or the newest, as ({"params/head/kernel": array, ...}, progress)."""
+        """The checkpoint of a step (None: the newest): ({"params/head/kernel": array, ...}, progress)."""
         import orbax.checkpoint as ocp
 
         step = self.latest_step() if step is None else step
         args = ocp.args.Composite(state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore())
         path = self._path(step)
-        with _refused(f"cannot read {path} (delete that folder to go on from the one before)"):
+        with _refused(f"cannot read {path} (delete that folder to resume from the one before)"):
             restored = self._manager.restore(step, args=args)
         return restored["state"], restored["progress"]
 
     def restore(self, template: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
-        """The checkpoint of a step or the newest, as (state with NumPy leaves, progress).
+        """The checkpoint of a step (None: the newest), as (state with NumPy leaves, progress).
 
         Raises:
           UserError: the checkpoint does not have the template's leaves and shapes.
@@ -249,7 +249,7 @@ class Checkpoints:
         ]
         if wrong:
             raise UserError(
-                f"the checkpoint {self._path(step)} is of another model or optimizer: "
+                f"the checkpoint {self._path(step)} belongs to another model or optimizer: "
                 f"{', '.join(wrong[:3])}"
             )
         leaves = [saved[name] for name in wanted]
@@ -266,7 +266,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for the last save and lets go of the folder."""
+        """Waits for the last save and closes Orbax's manager."""
         if "_manager" not in vars(self):
             return
         self.wait()
@@ -281,12 +281,11 @@ def _warn(line: str) -> None:
 
 @contextlib.contextmanager
 def _refused(what: str):
-    """Says in a line what could not be done; Orbax and TensorStore have several errors for it."""
+    """Turns the various errors of Orbax and TensorStore into a UserError that begins with `what`."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        # TensorStore's words go from the array to the file to what the system said, and on to where
-        # in its source that was.
+        # TensorStore's message names the array, the file, the system's words, and its own source.
         said = files.reason(error).rpartition(": ")[2].partition(" [")[0]
         raise UserError(f"{what}: {said}") from error
 

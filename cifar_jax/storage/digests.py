@@ -1,6 +1,6 @@
-"""SHA-256 of every file of a checkpoint, kept beside them: what was changed since is not read.
+"""SHA-256 digests of a checkpoint's files, stored beside them, so that damage is noticed before reading.
 
-Neither Orbax nor TensorStore notices every changed byte. Most would be restored as wrong weights.
+Neither Orbax nor TensorStore notices every changed byte; most would be restored as wrong weights.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ NAME = "sha256.json"
 
 
 def write(folder: str, leave_out: tuple[str, ...] = ()) -> None:
-    """Puts the files of a folder on the disk, and the digests of those that have none yet into `NAME`.
+    """Syncs the files of a folder to disk and adds the missing digests to `NAME`.
 
-    A power cut leaves no digests, or digests of what is there.
+    After a power cut there are no digests, or digests of files that are on disk.
 
     Args:
-      folder: digests are of all files below it.
-      leave_out: names of files in it that will still change.
+      folder: all files below it get a digest.
+      leave_out: names of files that will still change.
     """
     digests = {}
     if exist(folder):
@@ -29,18 +29,18 @@ def write(folder: str, leave_out: tuple[str, ...] = ()) -> None:
         with open(os.path.join(folder, name), "rb") as file:
             os.fsync(file.fileno())
             digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    # No blanks, so that no byte of the file is without a meaning.
+    # Without blanks, every byte of the file matters: a changed byte is noticed.
     text = json.dumps(digests, sort_keys=True, separators=(",", ":"))
     files.write_bytes(os.path.join(folder, NAME), text.encode())
 
 
 def exist(folder: str) -> bool:
-    """Whether the digests of a folder were written."""
+    """Whether a folder has digests."""
     return os.path.lexists(os.path.join(folder, NAME))
 
 
 def damage(folder: str) -> str:
-    """What is wrong with a folder that has digests, in words; "" if every file is as it was."""
+    """What is wrong with a folder that has digests, in words; "" if every file matches its digest."""
     try:
         with open(os.path.join(folder, NAME), "rb") as file:
             digests = json.loads(file.read())
@@ -58,12 +58,12 @@ def damage(folder: str) -> str:
         except (OSError, ValueError) as error:
             return f"{files.shown(name)}: {files.reason(error)}"
         if found != digest:
-            return f"{files.shown(name)} is not as it was saved"
+            return f"{files.shown(name)} has changed since it was saved"
     return ""
 
 
 def _names(folder: str) -> list[str]:
-    """Every file below a folder, by its path from there; but for what a killed `write` left."""
+    """The relative path of every file below a folder, except leftovers of a killed `write`."""
     found = []
     for place, _, names in os.walk(folder):
         found += [

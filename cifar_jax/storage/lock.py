@@ -1,6 +1,7 @@
-"""One run at a time in a workdir: the system's own lock on a file in it, held as long as the run lives.
+"""The lock of a workdir: only one run at a time may use it.
 
-The system lets go of a lock when its process ends, however it ends: a lock never has to be cleared.
+It is the system's lock on a file in the workdir. The system releases it when the process ends, however it
+ends, so nobody ever has to clear a stale lock.
 """
 
 import contextlib
@@ -17,12 +18,12 @@ from cifar_jax.runtime import parallel
 from cifar_jax.system import files
 
 NAME = ".lock"
-# What file systems without locks answer.
+# The errors of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class Lock:
-    """The lock of a workdir, which the main process of a run holds. Use it in a `with`."""
+    """The lock of a workdir. The main process of a run holds it. Use it in a `with`."""
 
     def __init__(self, workdir: str):
         self._workdir = workdir
@@ -36,18 +37,18 @@ class Lock:
         self.release()
 
     def acquire(self) -> None:
-        """Takes the lock, unless this process has it already or there is no folder yet.
+        """Takes the lock, unless this process has it already or the folder does not exist yet.
 
-        Temporary files of killed runs are deleted then.
+        Also deletes temporary files of killed runs.
 
         Raises:
-          UserError: another run has it, or the folder cannot be written.
+          UserError: another run holds the lock, or the folder cannot be written to.
         """
         if self._descriptor >= 0 or not os.path.isdir(self._workdir) or not parallel.is_main():
             return
         try:
             descriptor = _open_locked(self._path, self._workdir)
-            # The one before may have deleted the file just before this process locked it.
+            # The previous holder may have deleted the file just before this process locked it.
             while not _is_at(descriptor, self._path):
                 os.close(descriptor)
                 descriptor = _open_locked(self._path, self._workdir)
@@ -61,18 +62,18 @@ class Lock:
             raise UserError(f"cannot write in {self._workdir}: {files.reason(error)}") from None
 
     def check(self) -> None:
-        """Raises UserError if the folder is not there any more, or is not the one that was locked."""
+        """Raises UserError if the folder is gone or is no longer the one that was locked."""
         if self._descriptor >= 0 and not _is_at(self._descriptor, self._path):
             raise UserError(
-                f"{self._workdir} is gone (deleted, moved, or its disk is away): training stopped; "
-                "once it is back, run the same again to go on from its last checkpoint"
+                f"{self._workdir} is gone (deleted, moved, or its disk is disconnected): training "
+                "stopped; once it is back, run the same command to resume from its last checkpoint"
             )
 
     def release(self) -> None:
-        """Lets go of the lock and deletes its file."""
+        """Releases the lock and deletes its file."""
         if self._descriptor < 0:
             return
-        # While it is still locked, so that it is nobody else's.
+        # Delete first, while no other run can have locked the file.
         if _is_at(self._descriptor, self._path):
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
@@ -81,7 +82,7 @@ class Lock:
 
 
 def _open_locked(path: str, workdir: str) -> int:
-    """A descriptor of the file at a path, locked; UserError if another process has the lock."""
+    """Opens and locks a file; returns its descriptor. UserError if another process holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         holder = _read(descriptor)
@@ -95,7 +96,7 @@ def _open_locked(path: str, workdir: str) -> int:
                 return descriptor
             who = "process {pid} on {host}, since {since}".format(**holder) if holder else "another"
             raise UserError(
-                f"{workdir} is in use by a run ({who}): wait for its end, or stop it first"
+                f"{workdir} is in use by a run ({who}): wait until it ends, or stop it first"
             ) from None
     except BaseException:
         os.close(descriptor)
@@ -103,7 +104,7 @@ def _open_locked(path: str, workdir: str) -> int:
 
 
 def _read(descriptor: int) -> dict | None:
-    """Who wrote the file: {"pid", "host", "since"}; None where it does not say."""
+    """Who wrote the file: {"pid", "host", "since"}; None if it does not say."""
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         return {"pid": int(holder["pid"]), "host": str(holder["host"]), "since": holder["since"]}
@@ -112,12 +113,12 @@ def _read(descriptor: int) -> dict | None:
 
 
 def _may_be_alive(holder: dict | None) -> bool:
-    """Whether the process that wrote the file still runs, where there are no locks to tell."""
+    """Whether the process that wrote the file may still run, on a file system without locks."""
     if holder is None:
         return False
     if holder["host"] != socket.gethostname():
         print(
-            "warning: this file system has no locks: make sure that no run is left on "
+            "warning: this file system has no locks: make sure that no run is still alive on "
             f"{holder['host']} (process {holder['pid']}) in the same workdir",
             file=sys.stderr,
         )
@@ -132,7 +133,7 @@ def _may_be_alive(holder: dict | None) -> bool:
 
 
 def _is_at(descriptor: int, path: str) -> bool:
-    """Whether a file that is open is still the one at its path."""
+    """Whether an open file is still the one at its path."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except OSError:

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, the code's revision, and a digest of the images that were used."""
+"""Where a result comes from: versions, the revision of the code, and a digest of the images."""
 
 import functools
 import hashlib
@@ -17,15 +17,15 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file_
 
 
 def versions() -> dict[str, str]:
-    """The versions of the project, of Python and of the packages that compute."""
+    """The versions of the project, of Python and of the packages that compute results."""
     found = {name: metadata.version(name) for name in _PACKAGES}
     return {"cifar_jax": __version__, "python": platform.python_version(), **found}
 
 
 def dataset_fingerprint(dataset: datasets.Dataset) -> dict[str, str]:
-    """SHA-256 of the images and labels of each split as they are used, as "sha256:...".
+    """SHA-256 of the images and labels of each split, as "sha256:...".
 
-    Equal where every pixel and label is, whatever they were read from.
+    Equal pixels and labels give equal digests, whatever they were read from.
     """
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {name: _digest(split) for name, split in splits.items() if split}
@@ -33,7 +33,7 @@ def dataset_fingerprint(dataset: datasets.Dataset) -> dict[str, str]:
 
 def _digest(split: datasets.Split) -> str:
     digest = hashlib.sha256()
-    # One byte order on every machine; and the shape, since bytes alone do not tell it.
+    # A fixed byte order; and the shape, which the bytes alone do not tell.
     for array in (split.images, split.labels.astype("<i4")):
         digest.update(f"{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
@@ -44,10 +44,10 @@ def _digest(split: datasets.Split) -> str:
 def revision(root: str = _ROOT) -> str | None:
     """The Git commit of the code, with "+dirty" if tracked files differ from it; None without Git.
 
-    The first call decides: files may change while a program runs that has read them.
+    The result of the first call is kept, since files may change while the program runs.
     """
     try:
-        # A copy without history inside another project's repository is not at that one's commit.
+        # A copy of the code inside another project's repository is not at that project's commit.
         if os.path.realpath(_git(root, "rev-parse", "--show-toplevel")) != os.path.realpath(root):
             return None
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")
@@ -58,7 +58,7 @@ def revision(root: str = _ROOT) -> str | None:
 
 def _git(root: str, *args: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    # Looking at the state of the files must not wait for, or take, the repository's lock.
+    # `git status` must neither take nor wait for the lock of the repository.
     environment["GIT_OPTIONAL_LOCKS"] = "0"
     done = subprocess.run(
         ["git", "-C", root, *args],

@@ -1,4 +1,4 @@
-"""The folder of a run: what its files are called, and whether a recipe may go on in it."""
+"""The folder of a run: the names of its files, its config, and which recipe may resume it."""
 
 import json
 import os
@@ -23,12 +23,12 @@ EVALUATION = "eval"
 
 
 def confusion_plot(which: str) -> str:
-    """The picture of the confusion matrix of the "best" or the "latest" weights."""
+    """The file name of the confusion matrix of the "best" or "latest" weights."""
     return f"confusion_{which}.png"
 
 
 def new_workdir(recipe: str, root: str = "runs") -> str:
-    """Makes and names a folder for a run of a recipe, as runs/resnet20_v2-20260131-235959."""
+    """Makes a new folder for a run of a recipe, such as runs/resnet20_v2-20260131-235959; returns it."""
     name = os.path.join(root, f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}")
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         try:
@@ -42,7 +42,7 @@ def new_workdir(recipe: str, root: str = "runs") -> str:
 
 
 def has_run(workdir: str) -> bool:
-    """Whether there is a run in the folder."""
+    """Whether the folder holds a run."""
     return os.path.exists(os.path.join(workdir, CONFIG))
 
 
@@ -50,7 +50,7 @@ def read_config(workdir: str, default: ConfigDict) -> ConfigDict:
     """The resolved config of the run in a folder.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is no run, or its config cannot be read.
     """
     path = os.path.join(workdir, CONFIG)
     if not os.path.isdir(workdir):
@@ -70,9 +70,9 @@ def read_config(workdir: str, default: ConfigDict) -> ConfigDict:
 
 
 def check_format(workdir: str) -> None:
-    """Raises UserError if a file of the folder says that it has an unknown format version.
+    """Raises UserError if a file of the folder has an unknown format version.
 
-    Files that are missing or damaged say nothing; that is told where they are needed.
+    Missing and damaged files are skipped here; they are reported where they are needed.
     """
     for name in (CONFIG, REPORT):
         path = os.path.join(workdir, name)
@@ -90,7 +90,7 @@ def check_format(workdir: str) -> None:
 
 
 def epochs_reported(workdir: str) -> int:
-    """Lines of metrics.jsonl."""
+    """The number of lines of metrics.jsonl."""
     try:
         with open(os.path.join(workdir, METRICS), "rb") as file:
             return sum(1 for _ in file)
@@ -99,7 +99,7 @@ def epochs_reported(workdir: str) -> int:
 
 
 def check_recipe(workdir: str, config: ConfigDict, default: ConfigDict) -> None:
-    """Raises UserError if the folder holds a run of another recipe or is none; touches nothing."""
+    """Raises UserError if the path is not a folder or holds a run of another recipe. Changes nothing."""
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise UserError(f"{workdir} is a file: --workdir takes a folder")
     if not has_run(workdir):
@@ -116,7 +116,7 @@ def check_recipe(workdir: str, config: ConfigDict, default: ConfigDict) -> None:
 
 
 def make_folder(workdir: str) -> None:
-    """Makes the folder where there is none."""
+    """Makes the folder if it does not exist."""
     try:
         os.makedirs(workdir, exist_ok=True)
     except OSError as error:
@@ -124,7 +124,7 @@ def make_folder(workdir: str) -> None:
 
 
 def write_config(workdir: str, config: ConfigDict) -> None:
-    """Records the recipe of a run in its folder."""
+    """Writes config.json, the recipe of a run, into its folder."""
     if parallel.is_main():
         path = os.path.join(workdir, CONFIG)
         files.write_bytes(path, config_lib.to_json(config).encode())

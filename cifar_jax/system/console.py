@@ -1,19 +1,21 @@
-"""Standard output and error that never stop a run: a reader that has gone (`| head`), a full disk, a
-locale without the letters of a path. Only the standard library is imported here.
+"""Standard output and standard error that never stop a run.
+
+Without this, a closed pipe (`| head`), a full disk or a locale that cannot encode a path would. Imports only
+the standard library.
 """
 
 import io
 import os
 import sys
 
-# Whether something that was printed has not arrived.
+# Whether any output was lost.
 lost = False
 
 
 def restart_in_utf8() -> None:
-    """Starts this program again in Python's UTF-8 mode where the locale has another encoding.
+    """Restarts this program in Python's UTF-8 mode if the locale has another encoding.
 
-    Names of files are bytes to the system, and Orbax and TensorStore take those for UTF-8.
+    File names are bytes to the system. Orbax and TensorStore expect them to be UTF-8.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
@@ -21,8 +23,8 @@ def restart_in_utf8() -> None:
 
 
 def never_fails() -> None:
-    """Replaces standard output and error by such as take everything; `lost` says if some is gone."""
-    # A file that is opened later would take the number of one that is closed, and be printed into.
+    """Replaces standard output and error by streams whose writes never fail. `lost` tells if any did."""
+    # If one of these descriptors is closed, a file opened later would get its number and our output.
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -34,10 +36,10 @@ def never_fails() -> None:
 
 
 def _tell_of_what_matters(what) -> None:
-    """`sys.unraisablehook`: where no caller is left to raise to.
+    """`sys.unraisablehook`, for errors that no caller can catch.
 
-    When a disk is full, some of TensorStore's writes end after the save has failed and been told of,
-    and complain, each with a stack trace, that nobody waits for them.
+    On a full disk, some of TensorStore's writes end after the save has failed and been reported. Each
+    would print a stack trace because nothing waits for it.
     """
     if str(what.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(what)

@@ -1,5 +1,7 @@
-"""Files that appear whole or not at all. Everything that a user reads is written through here: a
-reader, or a restart after a kill at any moment, finds the old file or the new one, never a part.
+"""Atomic writes, cache folders, and checks of files.
+
+All files for users are written here: after a kill at any moment, the old file or the new one is there, never
+a part of one.
 """
 
 import contextlib
@@ -13,29 +15,31 @@ from pathlib import Path
 
 from cifar_jax.errors import UserError
 
-# What `atomic_path` calls its temporary files.
+# The names of the temporary files of `atomic_path`.
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[str]:
-    """The path of an empty temporary file beside `path`, which replaces `path` when the block ends.
+    """Yields the path of an empty temporary file that replaces `path` when the block ends.
 
-    An exception inside the block leaves `path` as it was and no temporary file behind. A symbolic
-    link stays one: the file that it points at is replaced. The file and its name are on the disk
-    (fsync) when the block has ended. What the system refuses (no such folder, no permission, disk
-    full) raises UserError.
+    An exception inside the block leaves `path` unchanged and deletes the temporary file. If `path` is a
+    symbolic link, the file it points to is replaced. At the end of the block, the file and its name are
+    on disk (fsync).
+
+    Raises:
+      UserError: the system refuses (no such folder, no permission, disk full).
     """
     target = os.path.realpath(path)
-    # A folder is refused by the system, but these it would replace.
+    # The system refuses to replace a folder, but not these.
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
         raise UserError(f"cannot write {shown(path)}: it is a pipe, socket or device")
     folder, name = os.path.split(target)
-    # Hidden and with a random part: no one takes it for a result and two writers never share it.
-    # Cut to leave room for it in the 255 bytes that file systems allow for a name.
+    # Hidden, so that nobody takes it for a result; random, so that two writers never share it; cut,
+    # because file systems allow 255 bytes per name.
     temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}.tmp")
     try:
-        # Not tempfile: its files are readable by their owner only, whatever the umask says.
+        # Files of `tempfile` would ignore the umask and be readable by their owner only.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             yield temporary
@@ -45,7 +49,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        # A folder that cannot be synced (some network file systems) still holds the new file.
+        # Some network file systems cannot sync a folder; the new file is there all the same.
         with contextlib.suppress(OSError):
             _sync(folder)
     except OSError as error:
@@ -53,15 +57,15 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Replaces the file at `path` by one that holds `data`; UserError as in `atomic_path`."""
+    """Writes `data` to the file at `path`, atomically. Raises UserError as `atomic_path` does."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
 
 
 def remove_leftovers(folder: str | os.PathLike, seconds: float = 0.0) -> None:
-    """Deletes the temporary files of writers that were killed, if `seconds` old.
+    """Deletes temporary files that killed writers left behind, if they are older than `seconds`.
 
-    Those of other writers at work are of the same kind: it takes a lock, or time, to be sure.
+    Files of writers that are still at work look the same. So hold a lock, or give an age.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
@@ -72,7 +76,7 @@ def remove_leftovers(folder: str | os.PathLike, seconds: float = 0.0) -> None:
 
 @contextlib.contextmanager
 def refused(what: str) -> Iterator[None]:
-    """Turns what the system refuses into a UserError that begins with `what`."""
+    """Turns an OSError into a UserError that begins with `what`."""
     try:
         yield
     except OSError as error:
@@ -80,10 +84,10 @@ def refused(what: str) -> Iterator[None]:
 
 
 def cache_folder(folder: str = "") -> Path:
-    """Where what can be made again is kept: `folder`, else `cifar_jax` in the user's cache folder.
+    """The cache folder: `folder`, or else `cifar_jax` in XDG_CACHE_HOME or ~/.cache.
 
-    The user's is XDG_CACHE_HOME, else ~/.cache. For a user without a home it is a folder that cannot
-    be made, which costs a warning as any such folder does.
+    For a user without a home folder, it is a folder that cannot be made. Its users then warn, as they
+    do about any folder that cannot be made.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
@@ -93,10 +97,10 @@ def cache_folder(folder: str = "") -> Path:
 
 
 def check_regular_file(path: str | os.PathLike) -> None:
-    """Raises UserError unless `path` is a file with something in it; never blocks on a pipe."""
+    """Raises UserError unless `path` is a regular file that is not empty. Never blocks on a pipe."""
     try:
         status = os.stat(path)
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise UserError(f"{shown(path)}: {reason(error)}") from error
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{shown(path)} is a folder, not a file")
@@ -107,13 +111,13 @@ def check_regular_file(path: str | os.PathLike) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong as one short line: the system's own words without number and path."""
+    """An error as one short line: the system's own words, without error number and path."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(words.split())
 
 
 def shown(path: str | os.PathLike) -> str:
-    """`path` as text for one line: a name with line breaks or undecodable bytes is quoted."""
+    """`path` as text for a message; quoted if it has line breaks or bytes that cannot be decoded."""
     text = os.fsdecode(path)
     return text if text.isprintable() else ascii(text)
 

@@ -1,9 +1,11 @@
-"""Ctrl-C and SIGTERM at any moment: while there is something to save, the first one is noted, for the
-training loop to save and leave; else, and at the second, the process leaves at once.
+"""Ctrl-C and SIGTERM at any moment.
 
-A thread acts on them. Python itself would wait until the main thread is back from compiled code, and
-compiling a large network takes minutes; and an exception that unwinds through starting threads may
-crash. Only the standard library is imported here, to be ready before everything else is.
+If there is something to save, the first signal is only noted, and the training loop saves and exits. Otherwise,
+and at a second signal, the process exits at once.
+
+A thread handles the signals. Python's own handlers would wait until compiled code returns, which may take
+minutes, and an exception in the middle of starting threads may crash. Imports only the standard library, to
+be ready first.
 """
 
 import contextlib
@@ -13,12 +15,12 @@ import threading
 import time
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What comes so soon after the first is a part of it: `timeout` signals a process and then its group.
+# The same signal again within this time is an echo: `timeout` signals a process, then its group.
 ECHO_SECONDS = 0.5
 
-# The process that listens and where it has Python write the numbers of signals: a fork has its own.
+# (process, file descriptor that Python writes signal numbers to). A forked process gets its own.
 _wakeup = None
-# The Interruption that notes signals now, and what they are passed on to instead.
+# The Interruption that notes signals now, and the function that gets them instead.
 _noting = None
 _passed_to = None
 _advice = ""
@@ -26,12 +28,12 @@ _functions = []
 
 
 def hold() -> None:
-    """Keeps signals waiting until `listen`, through a new start of the program as well."""
+    """Blocks signals until `listen`, even if the program restarts itself in between."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 def listen() -> None:
-    """Acts on signals from now on; to be called by the main thread, again after others took them."""
+    """Handles signals from now on. Call it in the main thread, and again if a library took them over."""
     global _wakeup
     if _wakeup is None or _wakeup[0] != os.getpid():
         ours, theirs = os.pipe()
@@ -39,21 +41,21 @@ def listen() -> None:
         _wakeup = os.getpid(), theirs
         threading.Thread(target=_follow, args=(ours,), name="signals", daemon=True).start()
     for number in _SIGNALS:
-        # It must be a function for Python to tell the thread.
+        # Python writes to the descriptor only for signals with a handler.
         signal.signal(number, lambda number, frame: None)
     signal.set_wakeup_fd(_wakeup[1], warn_on_full_buffer=False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def advise(text: str) -> None:
-    """What the last line says, when the process leaves at once, on how to go on."""
+    """Sets what is printed after "SIGNAL: stopped" when the process exits at once."""
     global _advice
     _advice = text
 
 
 @contextlib.contextmanager
 def passed_to(function):
-    """Listens in the `with` and has `function(number)` called for every signal, in another thread."""
+    """Inside the `with`, calls `function(number)` in another thread for every signal."""
     global _passed_to
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     wakeup = signal.set_wakeup_fd(-1)
@@ -69,27 +71,27 @@ def passed_to(function):
 
 
 def before_leaving(function) -> None:
-    """Has a function called before the process leaves at once; the last one given comes first."""
+    """Registers a function to call before the process exits at once. The last one is called first."""
     _functions.insert(0, function)
 
 
 class Interruption:
-    """`signal` is the number of the first signal that came in the `with`, after `begin`; else 0."""
+    """Notes signals in a `with`: `signal` is the number of the first one after `begin`, or 0."""
 
     def __init__(self, is_quiet: bool = False):
-        """`is_quiet` where another process of the run says what is done."""
+        """`is_quiet`: print nothing, because another process of the run does."""
         self.is_quiet = is_quiet
         self.signal = 0
-        # The first one and when it came; apart from `signal`, which may also be what another process got.
+        # This process's first signal and its time. `signal` may be set for another process's signal too.
         self.noted = None
 
     def begin(self) -> None:
-        """From here on there is something to save."""
+        """From now on, signals are noted instead of ending the process at once."""
         global _noting
         _noting = self
 
     def is_echo(self, number: int) -> bool:
-        """Whether a signal that comes now is a part of the first."""
+        """Whether a signal that comes now is an echo of the first."""
         if self.noted is None:
             return False
         first, at = self.noted
@@ -115,7 +117,7 @@ def _act(number: int) -> None:
         noting.noted = number, time.monotonic()
         noting.signal = number
         if not noting.is_quiet:
-            _print(f"{name}: saving, then leaving; once more to leave at once")
+            _print(f"{name}: saving, then exiting; send it again to exit at once")
         return
     for before in _functions:
         with contextlib.suppress(Exception):

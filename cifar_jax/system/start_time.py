@@ -1,4 +1,4 @@
-"""When this process was started, so that a run can say what its start took, imports and all."""
+"""When this process started, so that a run can report how long its start took, imports included."""
 
 import os
 import time
@@ -7,10 +7,10 @@ _IMPORTED = time.monotonic()
 
 
 def seconds_since_start() -> float:
-    """Seconds since the process was started; where the system does not say, since the first import."""
+    """Seconds since the process started (if the system does not say: since this module was imported)."""
     try:
         with open("/proc/self/stat", encoding="utf-8") as file:
-            # The 22nd field; the second, in brackets, may hold spaces.
+            # Field 22; split after field 2, which is in brackets and may contain spaces.
             ticks = int(file.read().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):

@@ -169,7 +169,7 @@ def test_a_second_signal_leaves_at_once(start, tmp_path, unhurt):
     workdir = tmp_path / "run"
     ended = start(workdir, "SIGINT twice:1")
     assert ended.status == 130
-    assert "SIGINT: saving, then leaving" in ended.output
+    assert "SIGINT: saving, then exiting" in ended.output
     assert ended.output.splitlines()[-1] == f"  --workdir={workdir}"
     assert "saved at step" not in ended.output
     assert_goes_on(start, workdir, unhurt)

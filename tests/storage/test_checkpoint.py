@@ -154,7 +154,7 @@ def test_damage_to_any_file_is_said_and_the_checkpoint_before_restored(workdir, 
         assert int(restored.step) == 3
         (line,) = capfd.readouterr().err.splitlines()
         assert line.startswith("warning: checkpoint 5 ")
-        assert line.endswith("going on from the one before, 3")
+        assert line.endswith("resuming from the one before, 3")
 
 
 def test_a_damaged_checkpoint_is_saved_again_and_then_deleted(workdir, capfd):
@@ -177,7 +177,7 @@ def test_where_every_checkpoint_is_damaged_nothing_is_touched(workdir):
     flip(workdir / "checkpoints" / "5" / "progress" / "metadata")
     os.remove(workdir / "checkpoints" / "3" / "state" / "_METADATA")
     before = runs.digests(workdir)
-    told = "every checkpoint in .* is damaged .5: progress/metadata is not as it was saved; 3: state/_M"
+    told = "every checkpoint in .* is damaged .5: progress/metadata has changed since it was saved; 3: state/_M"
     with Checkpoints(workdir) as checkpoints, pytest.raises(UserError, match=told) as error:
         checkpoints.latest_step()
     assert "\n" not in str(error.value)
