@@ -88,7 +88,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
             before = runs.digests(tmp_path / "run" / "checkpoints")
     assert endings[0].status == 0, endings[0].output
     assert endings[1].status == 1
-    assert "the data set is not the one that the run" in endings[1].output
+    assert "the data set differs from the one that the run" in endings[1].output
     assert "Traceback" not in endings[1].output
     assert runs.digests(tmp_path / "run" / "checkpoints") == before
 
