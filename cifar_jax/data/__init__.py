@@ -1,7 +1,7 @@
 """Images and labels: TensorFlow Datasets, the official CIFAR archives, picture folders, and digits.
 
-Take from here: `datasets` (`load` gives a `Dataset` of uint8 images, already split) and `pictures`
-(finding and decoding picture files). All other modules are sources, one per form that images come in.
+Take from here: `datasets` (`load` returns a `Dataset` of uint8 images, already split), `pictures` (finds and
+decodes picture files) and `LARGEST_IMAGE`. The other modules are sources, one for each form of data.
 """
 
 from cifar_jax.data.pictures import LARGEST_IMAGE

@@ -1,33 +1,31 @@
-"""CIFAR-10 and CIFAR-100 from the official archives, or from the folders that they unpack to.
+"""CIFAR-10 and CIFAR-100 from the official archives, or from the folders they unpack to.
 
-The layouts are those of https://www.cs.toronto.edu/~kriz/cifar.html. Nothing is ever extracted:
-members are read from the tar by name. Pickles are read by an unpickler that can build nothing
-but the lists, strings and one array that these files consist of.
+Layouts as on https://www.cs.toronto.edu/~kriz/cifar.html. Nothing is extracted to disk: members are read from
+the tar by name.
 """
 
 import bz2
 import dataclasses
 import gzip
-import io
 import lzma
 import os
-import pickle
 import tarfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from cifar_jax.data.safe_pickle import read_pickle
 from cifar_jax.data.source import Images, Source, files_version, resize_all
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
-# In the order of the labels; for prepared folders that do not tell.
+# In the order of the labels; for prepared folders without class names.
 CIFAR10_CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
-# More than twice the largest official archive, unpacked: a guard against compression bombs.
+# More than twice the unpacked size of the largest official archive: guards against compression bombs.
 _LARGEST_UNPACKED = 400 * 2**20
 _PIXELS = 3 * 32 * 32
 
@@ -41,9 +39,9 @@ class Layout:
     archive: str
     train: tuple[str, ...]
     test: str
-    # Kinds of labels in the order of the bytes before an image, and the number of their classes.
+    # Kinds of labels, in the order of their bytes before an image -> number of classes.
     classes: dict[str, int]
-    # Where the class names are: a pickle and its keys, or text files; by kind of label.
+    # Kind of label -> (file, key) of the class names: a pickle and its key, or a text file.
     names: dict[str, tuple[str, str]]
 
     @property
@@ -97,7 +95,7 @@ LAYOUTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cifar:
-    """All that an archive holds: images uint8 [N, 32, 32, 3]; labels uint8 [N] by kind."""
+    """The content of an archive: images uint8 [N, 32, 32, 3], labels uint8 [N] by kind."""
 
     train_images: np.ndarray
     train_labels: dict[str, np.ndarray]
@@ -107,9 +105,16 @@ class Cifar:
 
 
 def archive_source(path: str | Path, dataset: str, labels: str, image_size: int) -> Source:
-    """The images of `dataset` ("cifar10" or "cifar100") in an official archive or folder.
+    """The images of an official archive or folder.
 
-    `labels` is "fine" or "coarse". Raises UserError where there is nothing of the kind at `path`.
+    Args:
+      path: the archive, the folder it unpacks to, or a folder that contains either.
+      dataset: "cifar10" or "cifar100".
+      labels: "fine" or "coarse".
+      image_size: height and width to resize to.
+
+    Raises:
+      UserError: `path` holds no such thing.
     """
     path = _find(Path(os.path.expanduser(path)), dataset)
 
@@ -133,16 +138,16 @@ def archive_source(path: str | Path, dataset: str, labels: str, image_size: int)
 
 
 def read_cifar(path: Path, dataset: str) -> Cifar:
-    """Read an official archive (.tar, compressed or not) or an unpacked folder.
+    """Reads an official archive (.tar, compressed or not) or an unpacked folder.
 
-    Raises UserError, in one line, for whatever is missing, broken or of another data set.
+    Raises UserError if a file is missing, broken, or of another data set.
     """
     try:
         contents = _read_folder(path) if path.is_dir() else _read_tar(path)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise UserError(
-            f"{path} cannot be read ({files.reason(error)}); an official archive is a .tar.gz, "
-            "best downloaded again."
+            f"{path} cannot be read ({files.reason(error)}); an official archive is a .tar.gz: "
+            "download it again."
         ) from error
     layout = max(LAYOUTS, key=lambda layout: len(contents.keys() & set(layout.files)))
     missing = [name for name in layout.files if name not in contents]
@@ -170,7 +175,7 @@ def read_cifar(path: Path, dataset: str) -> Cifar:
 
 
 def _find(path: Path, dataset: str) -> Path:
-    """`path`, or what it directly contains under an official name of the data set."""
+    """`path` itself, or what it contains under an official name of the data set."""
     if not path.exists():
         raise UserError(f"config.dataset.archive={files.shown(path)} does not exist.")
     if not path.is_dir():
@@ -197,26 +202,26 @@ def _read_folder(path: Path) -> dict[str, bytes]:
     found = [file for file in path.iterdir() if file.name in known]
     for file in found:
         if file.exists() and not file.is_file():
-            files.check_regular_file(file)  # a pipe would be waited for
+            files.check_regular_file(file)  # reading a pipe would block
     return {file.name: file.read_bytes() for file in found}
 
 
 def _read_tar(path: Path) -> dict[str, bytes]:
-    """The contents of all members with a known base name, in one pass over the stream."""
+    """The content of all members with a known base name, in one pass over the stream."""
     known = {name for layout in LAYOUTS for name in layout.files}
     contents: dict[str, bytes] = {}
     total = 0
     with _opened(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             name = member.name.rsplit("/", 1)[-1]
-            # What is skipped is unpacked too, to find the next one.
+            # Skipped members count too: they are unpacked to find the next one.
             total += member.size
             if total > _LARGEST_UNPACKED:
                 raise UserError(f"{path} unpacks to more than any official CIFAR archive does.")
             if not member.isreg() or name not in known or name in contents:
                 continue
             contents[name] = archive.extractfile(member).read()
-        # The checksum of all, which tarfile does not read, is at the end of the file.
+        # tarfile stops before the end of the stream, where the checksum is.
         while block := stream.read(2**20):
             total += len(block)
             if total > _LARGEST_UNPACKED:
@@ -225,7 +230,7 @@ def _read_tar(path: Path) -> dict[str, bytes]:
 
 
 def _opened(path: Path):
-    """The file unpacked, as a stream that verifies the checksum at its end."""
+    """The decompressed file, as a stream that verifies the checksum at its end."""
     with path.open("rb") as file:
         start = file.read(6)
     for magic, opened in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open)):
@@ -244,18 +249,18 @@ def _read_batch(
         if values.max() >= layout.classes[kind]:
             raise UserError(
                 f"{where} has the {kind} label {values.max()}, "
-                f"but {layout.dataset} has {layout.classes[kind]} of them (from 0)."
+                f"but {layout.dataset} has {layout.classes[kind]} classes (from 0)."
             )
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), labels
 
 
 def _read_binary_batch(layout: Layout, content: bytes, where: str):
-    """Records of one byte for each kind of label, then 3,072 bytes: channel, height, width."""
+    """Records of one byte per kind of label, then 3,072 bytes [channel, height, width]."""
     record = len(layout.classes) + _PIXELS
     if len(content) == 0 or len(content) % record:
         raise UserError(
-            f"{where} has {len(content)} bytes, which is not a number of whole records of {record}."
+            f"{where} has {len(content)} bytes, which is not a multiple of the {record} bytes of a record."
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, record)
     labels = {kind: records[:, place] for place, kind in enumerate(layout.classes)}
@@ -276,7 +281,9 @@ def _read_python_batch(layout: Layout, content: bytes, where: str):
         if not isinstance(values, list) or len(values) != len(pixels):
             raise UserError(f"{where} does not hold a list '{key}' with one label for each image.")
         if not all(isinstance(value, int) and 0 <= value < 256 for value in values):
-            raise UserError(f"{where}: '{key}' holds what is no label of {layout.dataset}.")
+            raise UserError(
+                f"{where}: '{key}' holds a value that is not a label of {layout.dataset}."
+            )
         labels[kind] = np.array(values, np.uint8)
     return pixels, labels
 
@@ -301,90 +308,3 @@ def _read_class_names(
             )
         class_names[kind] = names
     return class_names
-
-
-def read_pickle(content: bytes, where: str) -> dict:
-    """The dictionary in an official batch or meta file, with its keys as strings.
-
-    Raises UserError for anything else, and for a pickle that asks for anything but a uint8 array.
-    """
-    try:
-        value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-        return {key.decode(): value for key, value in value.items()}
-    # A broken pickle may raise nearly anything; all of it means the same to the user.
-    except Exception as error:
-        raise UserError(
-            f"{where} is not a pickle in the official layout ({files.reason(error)})."
-        ) from error
-
-
-class _Array:
-    """Stands in for numpy.ndarray: takes an array's pickled state, builds a uint8 array."""
-
-    __slots__ = ("array",)
-
-    def __setstate__(self, state):
-        _, shape, dtype, is_fortran, content = state
-        if type(dtype) is not _Dtype or type(content) is not bytes:
-            raise pickle.UnpicklingError("its array is not of bytes")
-        flat = np.frombuffer(content, np.uint8)
-        self.array = flat.reshape(shape, order="F" if is_fortran else "C")
-
-
-class _Dtype:
-    """Stands in for numpy.dtype: nothing but uint8."""
-
-    __slots__ = ()
-
-    def __init__(self, name, *_):
-        if name not in ("u1", b"u1"):
-            raise pickle.UnpicklingError(f"its array is of type {name!r}, not of bytes")
-
-    def __setstate__(self, state):
-        pass
-
-
-class _Reconstruct:
-    """Stands in for the function by which NumPy's pickles begin an array."""
-
-    __slots__ = ()
-
-    def __call__(self, *_):
-        return _Array()
-
-
-class _Encode:
-    """Stands in for codecs.encode, by which Python 3 writes bytes into protocol 2."""
-
-    __slots__ = ()
-
-    def __call__(self, text, encoding):
-        if encoding != "latin1":
-            raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
-        return text.encode("latin1")
-
-
-class _Unpickler(pickle.Unpickler):
-    """No name in a pickle reaches NumPy or Python: each is answered by a stand-in, or refused."""
-
-    _stand_ins = {  # noqa: RUF012
-        ("numpy.core.multiarray", "_reconstruct"): _Reconstruct(),
-        ("numpy._core.multiarray", "_reconstruct"): _Reconstruct(),
-        ("numpy", "ndarray"): None,
-        ("numpy", "dtype"): _Dtype,
-        ("_codecs", "encode"): _Encode(),
-    }
-
-    def find_class(self, module, name):
-        try:
-            return self._stand_ins[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
-
-    def load(self):
-        value = super().load()
-        if not isinstance(value, dict):
-            raise pickle.UnpicklingError("it holds no dictionary")
-        return {
-            key: entry.array if isinstance(entry, _Array) else entry for key, entry in value.items()
-        }

@@ -1,8 +1,8 @@
-"""Decoded images on disk, so that a run starts in well under a second.
+"""A cache of decoded images on disk, so that a run loads them in well under a second.
 
-One file for each source, image size and kind of labels. It is used only if it was made from what
-the source is now and every byte's checksum holds; else it is made again. It appears whole or not
-at all, so that processes that start together cannot spoil it.
+There is one file per source, image size and kind of labels. It is used only if the source has not changed
+since and its checksums hold; else it is made again. It is written atomically, so processes that start at the
+same time cannot damage it.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from cifar_jax.data.source import Images, Source, completed
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
-# Raise it when what is stored, or how a picture is decoded, changes.
+# Raise it when the file format, or the decoding of pictures, changes.
 _FORMAT = 1
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _TUPLES = ("class_names", "mean", "std")
@@ -25,10 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 def read_through(folder: Path, name: str, source: Source, variant: list) -> Images:
-    """The images of `source`, from the cache or else from the source (then kept in the cache).
+    """The images of `source`: from the cache, or else from the source, after which they are cached.
 
-    `variant` is whatever else decides the images (size, kind of labels). A cache that cannot be
-    read or written costs a warning and time, nothing else.
+    `variant` is what else decides the images (size, kind of labels). If the cache cannot be read or
+    written, a warning is logged.
     """
     place = hashlib.sha256(json.dumps([source.place, variant]).encode()).hexdigest()[:16]
     path = folder / f"{re.sub(r'[^a-z0-9_]+', '-', name.lower())}-{place}.npz"
@@ -41,9 +41,9 @@ def read_through(folder: Path, name: str, source: Source, variant: list) -> Imag
 
 
 def _read(path: Path, identity: str) -> Images | None:
-    """What was kept for `identity`; None where there is nothing, or nothing that is whole."""
+    """The cached images of `identity`; None if there are none, or they are damaged."""
     try:
-        # `np.load` reads a zip file, which keeps a CRC-32 of each array and checks it.
+        # The file is a zip file, with a CRC-32 of each array that is checked here.
         with np.load(path, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             if header["identity"] != identity:
@@ -53,7 +53,7 @@ def _read(path: Path, identity: str) -> Images | None:
         return Images(**arrays, **tuples)
     except FileNotFoundError:
         return None
-    # Damaged bytes surface as nearly any exception of zipfile, NumPy or JSON.
+    # Damage may raise nearly any exception of zipfile, NumPy or JSON.
     except Exception as error:
         _log.warning("%s is damaged (%s) and will be made again.", path, files.reason(error))
         return None
@@ -69,7 +69,7 @@ def _write(path: Path, identity: str, images: Images) -> None:
             np.savez(file, header=np.array(header), **arrays)
     except (OSError, UserError) as error:
         _log.warning(
-            "Decoded images are not kept in %s for the next start: %s.",
+            "Decoded images cannot be cached in %s: %s.",
             path.parent,
             files.reason(error),
         )

@@ -1,18 +1,18 @@
-"""A data set as arrays: train, test and (if asked for) validation splits, names and statistics.
+"""A data set as arrays: training, test and optional validation split, class names and statistics.
 
-The same config and seed give the same arrays on every machine. All of a data set fits in memory
-(CIFAR: 180 MB), so it is decoded once, kept in a cache on disk and loaded whole.
+The same config and seed give the same arrays on every machine. A data set fits in memory (CIFAR: 180 MB), so
+it is decoded once, cached on disk, and loaded whole.
 """
 
 import dataclasses
 
 import numpy as np
 
-from cifar_jax.data import cache, sources
+from cifar_jax.data import cache, locate
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
-# What keeps the draws of different purposes apart under one seed.
+# Give each purpose its own random numbers under one seed.
 _VALIDATION, _SUBSET = 0, 1
 
 
@@ -20,7 +20,7 @@ _VALIDATION, _SUBSET = 0, 1
 class Split:
     """Images uint8 [N, height, width, 3] (RGB, C-contiguous) and their labels int32 [N].
 
-    Those that `load` gives are `aligned`.
+    `load` returns `aligned` arrays.
     """
 
     images: np.ndarray
@@ -29,11 +29,12 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """`mean` and `std` are per channel (red, green, blue), for pixels scaled to [0, 1].
+    """A loaded data set.
 
-    They are taken over all pixels of the whole training set, also where only a part of it is
-    trained on. For CIFAR-10 they are 0.4914, 0.4822, 0.4465 and 0.2470, 0.2435, 0.2616. The
-    deviations 0.2023, 0.1994, 0.2010 that circulate are the mean of each image's own deviation.
+    `mean` and `std` are per channel (red, green, blue), for pixels scaled to [0, 1]. They are computed
+    over all pixels of the whole training set, even if a run trains on a part of it. For CIFAR-10 they
+    are 0.4914, 0.4822, 0.4465 and 0.2470, 0.2435, 0.2616. (The widely used deviations 0.2023, 0.1994,
+    0.2010 are averages of each image's own deviation.)
     """
 
     name: str
@@ -43,23 +44,27 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    # Height and width of the images where they are smaller than config.image_size, to be enlarged on
-    # the device; 0: they are of that size.
+    # Height and width of images that are smaller than config.image_size and enlarged on the device;
+    # 0: the images have that size.
     enlarged_from: int = 0
 
 
 def load(config, seed: int) -> Dataset:
-    """Load what `config` (the `dataset` part of the config, see configs/default.py) describes.
+    """Loads the data set of a config.
 
-    `seed` decides which examples make up the validation split and the part to train on. Raises
-    UserError, with one line that says what to do, for all that can be wrong with the data.
+    Args:
+      config: config.dataset.
+      seed: draws the validation split and, with `train_examples`, the part to train on.
+
+    Raises:
+      UserError: anything is wrong with the data; the message says what to do.
     """
-    source = sources.locate(config)
+    source = locate.locate(config)
     images = cache.read_through(
         files.cache_folder(config.cache_dir),
         config.name,
         source,
-        [config.labels, sources.decoded_size(config)],
+        [config.labels, locate.decoded_size(config)],
     )
     size = images.train_images.shape[1]
     validation, train = _choose(images.train_labels, config, seed)
@@ -78,27 +83,27 @@ def load(config, seed: int) -> Dataset:
 
 
 def balanced_choice(labels: np.ndarray, count: int, seed: int, purpose: int) -> np.ndarray:
-    """Places of `count` examples, ascending, as equally many of each class as there are.
+    """Ascending places of `count` examples, as equal in number over the classes as possible.
 
-    Drawn by `seed` and `purpose` alone, and nested: for one seed, a larger count (over classes
-    that are not exhausted) contains a smaller one.
+    The draw depends on `seed` and `purpose` only, and is nested: with one seed, a larger count contains
+    a smaller one (as long as no class is exhausted).
     """
-    # Raw bits, since NumPy promises the same ones for ever, unlike its permutations.
+    # NumPy guarantees raw bits across its versions, but not permutations.
     bits = np.random.PCG64(np.random.SeedSequence([seed, purpose]))
     order = np.argsort(bits.random_raw(len(labels)), kind="stable")
-    # The rank of an example within its class: taking by rank takes from all classes in turn.
+    # Taking examples by their rank within a class takes from all classes in turn.
     by_class = order[np.argsort(labels[order], kind="stable")]
     sizes = np.bincount(labels[by_class])
     ranks = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    # Which classes give one more than others, when the count does not divide, is drawn as well.
+    # If the count is not divisible, chance decides which classes give one more.
     turns = bits.random_raw(len(sizes))[labels[by_class]]
     return np.sort(by_class[np.lexsort((turns, ranks))][:count])
 
 
 def _choose(labels: np.ndarray, config, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the validation and of the training examples; no place is in both.
+    """Disjoint places of (validation, training) examples.
 
-    The validation split is drawn first: it stays the same whatever `train_examples` is.
+    The validation split is drawn first, so it does not depend on `train_examples`.
     """
     wanted = config.train_examples + config.validation_examples
     available = len(labels)
@@ -122,7 +127,7 @@ def _take(images: np.ndarray, labels: np.ndarray, places: np.ndarray) -> Split:
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """The array at a multiple of 64 bytes, where XLA's CPU devices use it in place, without a copy each."""
+    """A copy aligned to 64 bytes, which all of XLA's CPU devices can use without copying it again."""
     memory = np.empty(array.nbytes + 63, np.uint8)
     start = -memory.ctypes.data % 64
     result = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)

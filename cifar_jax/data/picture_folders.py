@@ -1,8 +1,8 @@
-"""Your own pictures: a folder with a subfolder for each class, decoded in parallel.
+"""The user's own pictures: a folder with one subfolder per class, decoded in parallel.
 
-With `train` and `test` (or `val`) in it, each with a subfolder for each class, those are the splits. Else a
-share of each class is drawn to test on, by the names of its pictures and a seed of its own: the
-split is part of the data set, so no run tests on what another one trained on.
+If the folder contains `train` and `test` (or `val`), with class folders inside, those are the splits. Otherwise
+a share of each class is drawn to test on, by the names of its pictures and a separate seed. So the split
+belongs to the data set, and no run tests on pictures that another run trained on.
 """
 
 import concurrent.futures
@@ -19,15 +19,15 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
 TEST_FOLDERS = ("test", "val", "validation", "valid")
-# Pictures that are named in one line of refusal.
+# How many broken pictures a message names.
 _NAMED = 3
 
 
 def pictures_source(config, image_size: int) -> Source:
-    """The pictures in config.path (`config` is the `dataset` part), in order of class and name.
+    """The pictures in config.path (`config` is config.dataset), in the order of class and name.
 
     Raises:
-        UserError: one line, where the folder is no such data set.
+      UserError: the folder is not such a data set.
     """
     folder = os.path.abspath(os.path.expanduser(config.path))
     if config.labels != "fine":
@@ -59,7 +59,7 @@ def pictures_source(config, image_size: int) -> Source:
 
 
 def _splits(folder: str, share: float, seed: int) -> tuple[dict, dict]:
-    """The paths of (train, test) pictures, each as {class: [path, ...]} in order of name."""
+    """(train, test), each {class: [path of a picture, ...]} in the order of names."""
     shown = files.shown(folder)
     if not os.path.exists(folder):
         raise UserError(f"config.dataset.path: there is no folder {shown}")
@@ -90,16 +90,16 @@ def _splits(folder: str, share: float, seed: int) -> tuple[dict, dict]:
 
 
 def _classes(folder: str) -> dict[str, list[str]]:
-    """{class: paths of its pictures}, both in order of name."""
+    """{class: paths of its pictures}, both in the order of names."""
     shown = files.shown(folder)
     names = _subfolders(folder)
     if not names:
         raise UserError(
-            f"{shown} has no subfolders: put the pictures of each class in one of its own"
+            f"{shown} has no subfolders: put the pictures of each class into a subfolder"
         )
     if len(names) == 1:
         raise UserError(
-            f"{shown} has one class only ({names[0]!r}): there is nothing to tell apart"
+            f"{shown} has only one class ({names[0]!r}): classification needs at least two"
         )
     return {name: pictures.pictures_in(os.path.join(folder, name)) for name in names}
 
@@ -110,7 +110,7 @@ def _subfolders(folder: str) -> list[str]:
 
 
 def _size_and_time(path: str) -> tuple[int, int]:
-    """Of a file; of a link to nothing, zeros: it is a broken picture and told as such."""
+    """Size and time of change of a file; zeros for a broken link, which is reported as a broken picture."""
     try:
         status = os.stat(path)
     except OSError:
@@ -119,7 +119,7 @@ def _size_and_time(path: str) -> tuple[int, int]:
 
 
 def _chosen(name: str, paths: list[str], share: float, seed: int) -> set[str]:
-    """A share of the paths, rounded, but at least one; drawn by their names."""
+    """A share of the paths (rounded, at least one), drawn by their names."""
 
     def rank(path):
         text = json.dumps([seed, name, os.path.basename(path)])
@@ -129,9 +129,9 @@ def _chosen(name: str, paths: list[str], share: float, seed: int) -> set[str]:
 
 
 def _decode(split: dict, size: int, what: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Images uint8 [N, size, size, 3], labels int32 [N], and a line for each picture that is broken.
+    """(images uint8 [N, size, size, 3], labels int32 [N], a line for each broken picture).
 
-    In threads: Pillow decodes and resizes without Python's lock.
+    Decodes in threads: Pillow releases Python's lock to decode and resize.
     """
     paths = [path for paths in split.values() for path in paths]
     labels = np.repeat(np.arange(len(split), dtype=np.int32), [len(p) for p in split.values()])
@@ -152,7 +152,7 @@ def _decode(split: dict, size: int, what: str) -> tuple[np.ndarray, np.ndarray, 
             return index, str(error)
         return index, None
 
-    # As many as the process may use, which a container or a job system may have limited.
+    # A container or a job system may limit the CPUs of this process.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with pictures.refused_bombs(), concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
@@ -160,7 +160,7 @@ def _decode(split: dict, size: int, what: str) -> tuple[np.ndarray, np.ndarray, 
                 if error:
                     whole[index] = False
                     errors.append(error)
-        # Ctrl-C must not wait until all are decoded.
+        # Ctrl-C must not wait until all pictures are decoded.
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -170,14 +170,14 @@ def _decode(split: dict, size: int, what: str) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _tell(broken: list[str], skip: bool) -> None:
-    """Lists the pictures that cannot be read; raises UserError unless they are to be skipped."""
+    """Prints the broken pictures, if they are to be skipped; else raises UserError if there are any."""
     if not broken:
         return
     if not skip:
         more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
         count = "1 picture" if len(broken) == 1 else f"{len(broken)} pictures"
         raise UserError(
-            f"{count} cannot be read ({'; '.join(broken[:_NAMED])}{more}): mend or delete them, or set "
+            f"{count} cannot be read ({'; '.join(broken[:_NAMED])}{more}): repair or delete them, or set "
             "config.dataset.broken_pictures=skip, which lists all of them"
         )
     for line in broken:

@@ -1,5 +1,7 @@
-"""Picture files of any kind -> square uint8 RGB arrays, as a network takes them. What cannot be
-read is named in one line, nothing blocks, and nothing is decoded that would fill the memory.
+"""Picture files of any kind as square uint8 RGB arrays, the input of a network.
+
+A file that cannot be read gives a UserError with one line. Reading never blocks (on a pipe) and never decodes a
+picture that would fill the memory.
 """
 
 import contextlib
@@ -12,35 +14,31 @@ from PIL import Image, ImageOps
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
-# Height and width in pixels of the largest network input; a damaged number must not claim terabytes.
+# Height and width of the largest network input, in pixels. It keeps a damaged number from filling memory.
 LARGEST_IMAGE = 1024
 
-# Formats of Pillow that are no pictures to decode: EPS is a program, which Pillow has Ghostscript
-# run; of the others it knows the name but has no decoder (WMF: only on Windows).
+# Formats of Pillow that are not decoded: EPS is a program, which Ghostscript would run; for the others
+# Pillow has no decoder (for WMF, only on Windows).
 NOT_DECODED = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 
 
 def load_picture(path: str | os.PathLike, image_size: int) -> np.ndarray:
-    """The central square of a picture file, RGB: uint8 [height, width, channel] of `image_size`.
+    """The central square of a picture file, RGB, resized: uint8 [image_size, image_size, 3].
 
-    The picture is that of `open_picture`, which raises UserError for what is none. One of `image_size`
-    already keeps its pixels to the bit.
+    A picture that has this size already keeps its pixels exactly. Raises UserError as `open_picture`.
     """
-    # As the training images were made. Pillow widens its filter by the shrinking factor, so every
-    # pixel of the square counts and nothing aliases, at any ratio.
+    # Resized like the training images. Pillow's filter antialiases at any ratio.
     return np.array(square_rgb(open_picture(path), image_size))
 
 
 def open_picture(path: str | os.PathLike) -> Image.Image:
-    """A whole picture file, decoded, of mode "RGB".
+    """A whole picture file, decoded, in mode "RGB".
 
-    EXIF rotation is applied and the first frame of an animation is taken. Transparency is laid on
-    white: cut-out pictures are made for white pages, and the colours stored under transparent
-    pixels are arbitrary, mostly black. CMYK is converted by the plain formula (no colour profiles).
+    Applies EXIF rotation and takes the first frame of an animation. Transparent pixels become white: their
+    stored colours are arbitrary. CMYK is converted by the plain formula, without colour profiles.
 
     Raises:
-        UserError: one line that names the file, for whatever is no readable picture, and for one of
-            more pixels than Pillow takes without a warning (`PIL.Image.MAX_IMAGE_PIXELS`).
+      UserError: the file is not a readable picture, or has more than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     files.check_regular_file(path)
     picture = _decode(path)
@@ -55,8 +53,8 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
 def square_rgb(picture: Image.Image, size: int) -> np.ndarray:
     """A picture of any mode and shape as uint8 [size, size, 3].
 
-    What is not square is cropped to its central square, then resized with antialiasing. Grey
-    becomes three equal channels.
+    It is cropped to its central square, then resized with antialiasing. Grey becomes three equal
+    channels.
     """
     side = min(picture.size)
     if picture.size != (side, side):
@@ -70,12 +68,12 @@ def square_rgb(picture: Image.Image, size: int) -> np.ndarray:
 
 
 def find_pictures(paths: list[str]) -> list[str]:
-    """Files as they are; a folder replaced by the pictures in it, by name (not in subfolders).
+    """The paths, with each folder replaced by the pictures directly in it, in the order of names.
 
-    In a folder, a picture is a file with a suffix that Pillow knows and a name that is not hidden.
+    In a folder, a picture is a file that is not hidden and has a suffix that Pillow knows.
 
     Raises:
-        UserError: a folder has no picture in it or cannot be listed.
+      UserError: a folder contains no picture, or cannot be listed.
     """
     found = []
     for path in paths:
@@ -84,7 +82,7 @@ def find_pictures(paths: list[str]) -> list[str]:
 
 
 def pictures_in(folder: str) -> list[str]:
-    """As `find_pictures`, of one folder."""
+    """`find_pictures` for one folder."""
     formats = set(_formats())
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
     try:
@@ -111,8 +109,8 @@ def _formats() -> list[str]:
 def _decode(path: str | os.PathLike) -> Image.Image:
     """The first frame, decoded and upright."""
     try:
-        # Pillow warns above its limit and refuses above twice that: here both are refused, as soon
-        # as the header is read. Other warnings (odd metadata) are nothing a user can act on.
+        # Pillow warns above its limit and refuses above twice that. Here both are refused, as soon as
+        # the header is read. Users cannot act on other warnings (odd metadata).
         with open(path, "rb") as file, refused_bombs():
             picture = Image.open(file, formats=_formats())
             picture.load()
@@ -122,18 +120,17 @@ def _decode(path: str | os.PathLike) -> Image.Image:
             f"{files.shown(path)} has too many pixels: at most {Image.MAX_IMAGE_PIXELS:,} are read"
         ) from error
     except Image.UnidentifiedImageError as error:
-        raise UserError(f"{files.shown(path)} is no picture that Pillow reads") from error
-    # Pillow's decoders raise nearly anything on a damaged file (struct.error, SyntaxError, ...).
+        raise UserError(f"{files.shown(path)} is not a picture that Pillow can read") from error
+    # On a damaged file, Pillow's decoders may raise nearly anything (struct.error, SyntaxError, ...).
     except Exception as error:
         raise UserError(f"{files.shown(path)} cannot be read: {files.reason(error)}") from error
 
 
 @contextlib.contextmanager
 def refused_bombs():
-    """Has Pillow's warning of too many pixels raised, and no other shown.
+    """Turns Pillow's warning about too many pixels into an error, and hides its other warnings.
 
-    Python keeps what it warns of in one place for all threads: who decodes in several holds this
-    around all of them.
+    Python's warning filters are shared by all threads: hold this around all threads that decode.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -144,13 +141,13 @@ def refused_bombs():
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(picture)
-    # Damaged metadata do not make the pixels unreadable.
+    # Damaged metadata leave the pixels readable.
     except Exception:
         return picture
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode of Pillow -> "RGB", scaled and not clipped; ValueError for an unknown range."""
+    """Any mode of Pillow as "RGB", scaled, not clipped. ValueError if the range of values is unknown."""
     if picture.mode.startswith("I") or picture.mode == "F":
         return _grey_to_rgb(picture)
     if not picture.has_transparency_data:
@@ -161,10 +158,10 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _grey_to_rgb(picture: Image.Image) -> Image.Image:
-    """Grey of 16 bits ("I;16" of any byte order, "I") or in floating point ("F", from 0 to 1)."""
+    """Grey with 16 bits ("I;16" in any byte order, "I") or in floating point ("F", from 0 to 1)."""
     grey = np.asarray(picture)
     white = 1.0 if picture.mode == "F" else 65535.0
-    if not (grey.min() >= 0 and grey.max() <= white):  # "not": NaN is outside too
+    if not (grey.min() >= 0 and grey.max() <= white):  # "not" catches NaN too
         raise ValueError(f"its grey values are not between 0 and {white:g}")
     scaled = np.rint(grey.astype(np.float64) * (255 / white)).astype(np.uint8)
     transparent = picture.info.get("transparency")

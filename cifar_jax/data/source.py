@@ -1,7 +1,7 @@
-"""What every source of images hands over, and the few things that all of them need.
+"""`Source` and `Images`, the interface of every source of images, and what all sources need.
 
-A `Source` knows what identifies its images (so that a cache can tell whether it is stale) without
-reading them; `read` then decodes all of them, once.
+A `Source` identifies its images without reading them, so that the cache can tell if they have changed. `read`
+then decodes all of them.
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ from cifar_jax.data.pictures import square_rgb
 from cifar_jax.errors import UserError
 from cifar_jax.system import memory
 
-# Images of up to so many pixels a side lie in memory as they are, however large a network takes them:
-# 50,000 of 32x32 are 150 MB, of 224x224 7.5 GB.
+# Images up to this height and width stay small in memory and are enlarged on the device: 50,000 images
+# take 150 MB at 32x32, and 7.5 GB at 224x224.
 SMALL = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """A data set, decoded: images uint8 [N, size, size, 3] in C order, labels int32 [N].
+    """A decoded data set: images uint8 [N, size, size, 3] in C order, labels int32 [N].
 
-    `mean` and `std` are what `completed` fills in: `channel_statistics` of the training images.
+    `completed` fills in `mean` and `std`, the `channel_statistics` of the training images.
     """
 
     train_images: np.ndarray
@@ -39,9 +39,12 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a data set comes from: `place` names it for people, `version` changes when it changes.
+    """Where a data set comes from.
 
-    `place` and `version` are made of what JSON can hold.
+    Attributes:
+      place: names it for people.
+      version: JSON values that change whenever the data change.
+      read: decodes all images.
     """
 
     place: str
@@ -50,13 +53,13 @@ class Source:
 
 
 def files_version(paths: Iterable[Path]) -> list:
-    """Name, size in bytes and time of change in nanoseconds of every file, in order of name."""
+    """[name, size in bytes, time of change in nanoseconds] of every file, in the order of names."""
     stats = ((path.name, path.stat()) for path in sorted(paths))
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 def resize_all(images: np.ndarray, size: int, what: str) -> np.ndarray:
-    """uint8 [N, height, width, 3] or [N, height, width] to [N, size, size, 3], as `square_rgb`."""
+    """`square_rgb` of each image: uint8 [N, height, width(, 3)] -> [N, size, size, 3]."""
     if images.shape[1:] == (size, size, 3):
         return np.ascontiguousarray(images)
     check_fits(len(images), size)
@@ -67,7 +70,7 @@ def resize_all(images: np.ndarray, size: int, what: str) -> np.ndarray:
 
 
 def check_fits(count: int, size: int) -> None:
-    """Raises UserError unless as many images of a size fit into the memory of this machine."""
+    """Raises UserError if `count` images of `size` x `size` pixels do not fit in this machine's memory."""
     needed, there = count * size * size * 3, memory.of_this_machine()
     if there and needed > there:
         raise UserError(
@@ -77,14 +80,14 @@ def check_fits(count: int, size: int) -> None:
 
 
 def progress(items: Iterable, total: int | None, what: str, **options) -> tqdm:
-    """A progress bar on stderr where that is a terminal, gone when done; nothing elsewhere."""
+    """A progress bar on standard error, if that is a terminal. It disappears when done."""
     return tqdm(items, total=total, desc=what, leave=False, disable=None, **options)
 
 
 def completed(images: Images, place: str) -> Images:
-    """The same images in the types that are promised, with their statistics.
+    """The same images with the types that `Images` promises, and with their statistics.
 
-    Raises UserError for a split with no images and for labels that are no class.
+    Raises UserError if a split has no images, or a label is not a class.
     """
     classes = len(images.class_names)
     for split, labels in (("train", images.train_labels), ("test", images.test_labels)):
@@ -111,10 +114,10 @@ def completed(images: Images, place: str) -> Images:
 def channel_statistics(
     images: np.ndarray,
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and (population) deviation of each channel over all pixels, scaled to [0, 1].
+    """Mean and population standard deviation of each channel over all pixels, scaled to [0, 1].
 
-    Exact up to float64 rounding, from how often each of the 256 values occurs. A channel that
-    does not vary gets the deviation 1, so that dividing by it leaves zeros.
+    Computed from the histogram of the 256 values, so exact up to float64 rounding. A constant channel
+    gets the deviation 1, so that normalising it gives zeros.
     """
     values = np.arange(256) / 255
     means, deviations = [], []

@@ -1,8 +1,7 @@
-"""Image classification sets that TensorFlow Datasets has prepared, read without TensorFlow.
+"""Image classification sets prepared by TensorFlow Datasets, read without TensorFlow.
 
-A prepared folder describes itself, so it is opened as what it is: no data set's own code runs and
-nothing touches the network. Both of TFDS's usual file formats are read, `array_record` and
-`tfrecord`.
+A prepared folder describes itself, so no code of the data set runs and nothing uses the network. Reads both
+usual file formats of TFDS, `array_record` and `tfrecord`.
 """
 
 import os
@@ -29,18 +28,18 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-# A data set's name as TFDS writes it: name, name/config, name:1.2.3 or name/config:1.2.3.
+# The name of a data set in TFDS: name, name/config, name:1.2.3 or name/config:1.2.3.
 _NAME = re.compile(r"(\w+(?:/[\w.+-]+)?)(?::(\d+\.\d+\.\d+))?")
 
 
 def data_root(data_dir: str) -> Path:
-    """The folder of prepared sets: `data_dir`, else TFDS_DATA_DIR, else TFDS's own default."""
+    """The folder of prepared sets: `data_dir`, else TFDS_DATA_DIR, else the default of TFDS."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(os.path.expanduser(chosen))
 
 
 def find_prepared(root: Path, name: str) -> Path | None:
-    """The newest (or the named) version's folder of a prepared set under `root`, if any."""
+    """The folder of a prepared set under `root`, in the newest or the named version; None if missing."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise UserError(f"config.dataset.name={name!r} is not the name of a data set.")
@@ -61,9 +60,9 @@ def find_prepared(root: Path, name: str) -> Path | None:
 
 
 def folder_source(folder: Path, labels: str, image_size: int) -> Source:
-    """The images of a prepared folder; `labels` is "fine", or "coarse" where the set has such.
+    """The images of a prepared folder. `labels` is "fine", or "coarse" if the set has coarse labels.
 
-    The test split is `test`, or `validation` where there is none.
+    The test split is `test`, or else `validation`.
     """
     files = [path for path in folder.iterdir() if path.is_file()]
     return Source(
@@ -72,7 +71,7 @@ def folder_source(folder: Path, labels: str, image_size: int) -> Source:
 
 
 def _read(folder: Path, labels: str, image_size: int) -> Images:
-    # Here, since the import takes a second and is not needed once the cache is written.
+    # Imported here because it takes a second, and not needed once the images are cached.
     import tensorflow_datasets as tfds
 
     try:
@@ -80,16 +79,16 @@ def _read(folder: Path, labels: str, image_size: int) -> Images:
         splits = set(builder.info.splits)
     except Exception as error:
         raise UserError(
-            f"{folder} is not a folder that TensorFlow Datasets can open ({files.reason(error)})."
+            f"{folder} cannot be opened by TensorFlow Datasets ({files.reason(error)})."
         ) from error
     image_key, label_key = _find_keys(builder.info, labels, folder)
     test = "test" if "test" in splits else "validation"
     if not {"train", test} <= splits:
         raise UserError(
             f"{folder} has the splits {', '.join(sorted(splits)) or '(none)'}; "
-            "needed are train, and test or validation."
+            "it needs train, and test or validation."
         )
-    # Where all images are of one size, enlarging them here would only fill the memory.
+    # Do not enlarge images of one size here: that would only fill the memory.
     height, width, _ = builder.info.features[image_key].shape
     if height and width:
         image_size = min(image_size, max(SMALL, min(height, width)))
@@ -101,10 +100,10 @@ def _read(folder: Path, labels: str, image_size: int) -> Images:
             raise
         except UnidentifiedImageError as error:
             raise UserError(
-                f"{folder}: the {split} split is damaged (a record of it is no picture); prepare it "
+                f"{folder}: the {split} split is damaged (a record is not a picture); prepare it "
                 "again."
             ) from error
-        # Pillow and array_record raise nearly anything on damaged files.
+        # On damaged files, Pillow and array_record may raise nearly anything.
         except Exception as error:
             if not builder.info.splits[split].num_examples:
                 raise UserError(f"{folder}: the {split} split holds no images.") from error
@@ -125,8 +124,8 @@ def _find_keys(info, labels: str, folder: Path) -> tuple[str, str]:
     ]
     if len(images) != 1 or not classes or features[images[0]].np_dtype != np.uint8:
         raise UserError(
-            f"{folder} holds no image classification set: needed are one 8-bit image and a class "
-            f"label, it has {', '.join(features)}."
+            f"{folder} is not an image classification set: that has one 8-bit image and a class "
+            f"label, but this has {', '.join(features)}."
         )
     if labels == "coarse":
         if "coarse_label" not in classes:
@@ -148,8 +147,8 @@ def _decode(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, size, size, 3] and labels int32 [N].
 
-    In one thread: for pictures this small Pillow's workers only wait for each other (measured,
-    two cores: 0.4 s for 5,000 alone, 1.1 s in two threads).
+    Decodes in one thread, which is faster for images this small (5,000 images on two cores: 0.4 s in one
+    thread, 1.1 s in two).
     """
     total = builder.info.splits[split].num_examples
     check_fits(total, size)
@@ -168,7 +167,7 @@ def _decode(
 
 
 def _examples(builder, split: str, image_key: str) -> Iterator[dict]:
-    """Every example in order, its image as the encoded bytes that are stored."""
+    """Every example in order, its image as encoded bytes."""
     import tensorflow_datasets as tfds
 
     as_stored = {image_key: tfds.decode.SkipDecoding()}
@@ -185,19 +184,21 @@ def _examples(builder, split: str, image_key: str) -> Iterator[dict]:
                 yield features.deserialize_example_np(record, decoders=as_stored)
     else:
         raise UserError(
-            f"{builder.data_dir} is in the format {builder.info.file_format.value}; where "
-            "TensorFlow is installed, convert it with: tfds convert_format "
+            f"{builder.data_dir} is in the format {builder.info.file_format.value}; "
+            "convert it on a machine with TensorFlow: tfds convert_format "
             f"--dataset_version_dir={builder.data_dir} --out_file_format=array_record"
         )
 
 
 def read_tfrecords(path: Path, count: int) -> Iterator[bytes]:
-    """The records of a TFRecord file, which must be `count`.
+    """The `count` records of a TFRecord file.
 
-    Each is: its length (8 bytes, little endian), a checksum of that (4), the data, a checksum
-    of the data (4). https://www.tensorflow.org/tutorials/load_data/tfrecord
-    The checksums are not looked at: lengths that are wrong do not add up to the file's, and the
-    pictures inside carry their own.
+    A record is its length (8 bytes, little endian), a checksum of the length (4), the data, and a checksum
+    of the data (4): https://www.tensorflow.org/tutorials/load_data/tfrecord. The checksums are not
+    checked: wrong lengths do not add up to the size of the file, and pictures have their own.
+
+    Raises:
+      ValueError: the file has more or fewer records.
     """
     found = 0
     with path.open("rb") as file:

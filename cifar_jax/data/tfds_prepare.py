@@ -1,8 +1,8 @@
-"""CIFAR-10 and CIFAR-100, downloaded and prepared by TensorFlow Datasets without TensorFlow.
+"""Downloads CIFAR-10 and CIFAR-100 and prepares them with TensorFlow Datasets, without TensorFlow.
 
-TFDS's own builder reads the archive and encodes the images through TensorFlow. A subclass of it
-reads the archive by `archives` and hands over PNG files, which TFDS stores as they are: the folder
-is the one TFDS would have made. It appears whole or not at all.
+The builder in TFDS reads the archive and encodes images with TensorFlow. A subclass here reads the archive
+with `archives` and passes PNG files on, which TFDS stores as they are. The folder equals the one that TFDS
+would make, and is created atomically.
 """
 
 import contextlib
@@ -20,24 +20,26 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
 NAMES = ("cifar10", "cifar100")
-# Seconds to wait for a connection, and for the next bytes.
+# Timeouts in seconds for the connection and for the next bytes.
 _TIMEOUT = (10, 60)
 
 
 class DownloadError(Exception):
-    """Why the archive could not be downloaded, in one line."""
+    """The archive could not be downloaded; the message is one line."""
 
 
 def archive_url_and_checksum(name: str) -> tuple[str, str]:
-    """Where TFDS says the archive of "cifar10" or "cifar100" is, and its SHA-256."""
+    """The URL of the archive of "cifar10" or "cifar100" and its SHA-256, as TFDS has them."""
     ((url, info),) = _builder_class(name).url_infos.items()
     return url, info.checksum
 
 
 def prepare(name: str, root: Path) -> None:
-    """Download the archive and prepare `root`/`name`/<version>.
+    """Downloads the archive and prepares `root`/`name`/<version>.
 
-    Raises DownloadError when it cannot be had, UserError when `root` cannot be written.
+    Raises:
+      DownloadError: the archive cannot be downloaded.
+      UserError: `root` cannot be written to.
     """
     url, checksum = archive_url_and_checksum(name)
     downloads = root / "downloads" / name
@@ -55,11 +57,8 @@ def prepare(name: str, root: Path) -> None:
 
 
 def download(url: str, checksum: str, path: Path) -> None:
-    """Write what `url` serves to `path`, whole and with this SHA-256, or not at all.
-
-    Raises DownloadError.
-    """
-    # Not by TFDS's downloader, which tries an unreachable host for minutes and waits for ever.
+    """Downloads `url` to `path` atomically. Raises DownloadError, also if the SHA-256 differs."""
+    # TFDS's own downloader retries an unreachable host for minutes and has no timeout.
     import requests
 
     print(f"downloading {url} to {path}", file=sys.stderr, flush=True)
@@ -79,12 +78,12 @@ def download(url: str, checksum: str, path: Path) -> None:
             raise DownloadError(_innermost(error)) from error
         if digest.hexdigest() != checksum:
             raise DownloadError(
-                f"what came has the SHA-256 {digest.hexdigest()} instead of {checksum}"
+                f"the download has the SHA-256 {digest.hexdigest()} instead of {checksum}"
             )
 
 
 def prepare_from_archive(name: str, archive: Path, root: Path) -> None:
-    """Prepare `root`/`name`/<version> from `cifar-10-binary.tar.gz` or its like."""
+    """Prepares `root`/`name`/<version> from an official archive, such as cifar-10-binary.tar.gz."""
     import tensorflow_datasets as tfds
 
     builder = _builder_class(name)(
@@ -93,11 +92,11 @@ def prepare_from_archive(name: str, archive: Path, root: Path) -> None:
     print(f"preparing {builder.data_dir}", file=sys.stderr, flush=True)
     tfds.disable_progress_bar()
     try:
-        # TFDS prints to stdout, which belongs to the program's answer.
+        # TFDS prints to standard output, which is for the program's results.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
     except OSError:
-        # Another process may have been faster: the folder it made is as good.
+        # Another process may have made the same folder first.
         if not (Path(builder.data_dir) / "dataset_info.json").is_file():
             raise
     finally:
@@ -105,13 +104,13 @@ def prepare_from_archive(name: str, archive: Path, root: Path) -> None:
 
 
 def _builder_class(name: str):
-    """TFDS's builder of "cifar10" or "cifar100" with an archive to read, and no TensorFlow."""
+    """The builder of "cifar10" or "cifar100" in TFDS, changed to read an archive without TensorFlow."""
     from tensorflow_datasets.image_classification import cifar
 
     original = {"cifar10": cifar.Cifar10, "cifar100": cifar.Cifar100}[name]
 
     class Builder(original, skip_registration=True):
-        # What TFDS derives these from (checksums, folder) must stay the original's.
+        # TFDS derives checksums and the folder from these, so they must equal the original's.
         __module__ = original.__module__
         name = original.name
         VERSION = original.VERSION
@@ -137,7 +136,7 @@ def _label_key(kind: str) -> str:
 
 
 def _examples(split: str, images: np.ndarray, labels: dict[str, np.ndarray]):
-    """Key and example of every image, with the keys and ids that TFDS gives them."""
+    """(key, example) of every image, with the keys and ids of TFDS."""
     for index, image in enumerate(progress(images, len(images), f"preparing {split}")):
         png = io.BytesIO()
         Image.fromarray(image).save(png, "PNG")
@@ -149,7 +148,7 @@ def _examples(split: str, images: np.ndarray, labels: dict[str, np.ndarray]):
 
 
 def _innermost(error: BaseException) -> str:
-    """The reason inside requests' and urllib3's wrappings, without the objects' addresses."""
+    """The original reason inside the exceptions of requests and urllib3, without object addresses."""
     while error.args and isinstance(getattr(error.args[0], "reason", error.args[0]), Exception):
         error = getattr(error.args[0], "reason", error.args[0])
     return files.reason(error).split(" object at 0x")[-1].split(">: ")[-1]

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM at any moment.
 
-If there is something to save, the first signal is only noted, and the training loop saves and exits. Otherwise,
-and at a second signal, the process exits at once.
+If there is something to save, the first signal is only noted, and the training loop saves and exits.
+Otherwise, and at a second signal, the process exits at once.
 
 A thread handles the signals. Python's own handlers would wait until compiled code returns, which may take
 minutes, and an exception in the middle of starting threads may crash. Imports only the standard library, to

@@ -93,7 +93,7 @@ def archives(folder: Path) -> dict[str, Data]:
     packed("label out of range", "fine label 10", batch)
     packed("empty split", "has 0 bytes", {"test_batch.bin": b""}, "binary")
     cut = {"test_batch.bin": files["binary"]["test_batch.bin"][:-1]}
-    packed("wrong number of bytes", "whole records of 3073", cut, "binary")
+    packed("wrong number of bytes", "multiple of the 3073 bytes", cut, "binary")
     return found
 
 

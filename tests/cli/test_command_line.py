@@ -85,7 +85,7 @@ def pictures(tmp_path_factory):
     rng = np.random.default_rng(0)
     for name in ("a.png", "c.png"):
         Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).save(folder / name)
-    (folder / "b.png").write_text("this is no picture")
+    (folder / "b.png").write_text("this is not a picture")
     return folder
 
 

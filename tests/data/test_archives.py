@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cifar_jax.data import archives, datasets
+from cifar_jax.data import archives, safe_pickle
 from cifar_jax.errors import UserError
 from configs import default
 from tests.helpers import data_files as fixtures
@@ -143,7 +143,7 @@ def test_a_pickle_cannot_choose_a_codec(tmp_path):
     content = b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R."
     assert pickle.loads(content) == "n"
     with pytest.raises(UserError, match="rot13"):
-        archives.read_pickle(content, "a file")
+        safe_pickle.read_pickle(content, "a file")
 
 
 def test_members_of_an_archive_stay_inside(tmp_path, config):
@@ -232,10 +232,10 @@ BROKEN = [
         "python",
         "test_batch",
         lambda _: python_batch_with(labels=[0] * 19 + [-1]),
-        "no label of cifar10",
+        "not a label of cifar10",
     ),
     ("cifar10", "python", "batches.meta", lambda _: pickle.dumps({}, 2), "names of the fine"),
-    ("cifar10", "binary", "test_batch.bin", lambda old: old[:-1], "whole records of 3073"),
+    ("cifar10", "binary", "test_batch.bin", lambda old: old[:-1], "multiple of the 3073 bytes"),
     ("cifar10", "binary", "test_batch.bin", lambda _: b"", "0 bytes"),
     ("cifar10", "binary", "data_batch_1.bin", lambda old: b"\x0a" + old[1:], "fine label 10"),
     ("cifar10", "binary", "batches.meta.txt", lambda _: b"cat\ndog\n", "names 2 fine classes"),

@@ -138,7 +138,7 @@ def test_broken_pictures_are_refused_or_skipped_and_listed(pictures, config, cap
     [
         (None, "there is no folder"),
         ({}, "has no subfolders"),
-        ({"a": 5}, "one class only ('a')"),
+        ({"a": 5}, "only one class ('a')"),
         ({"a": 5, "b": 0}, "no pictures in the folder"),
         ({"a": 5, "b": 1}, "the class 'b' in"),
         (
@@ -146,7 +146,7 @@ def test_broken_pictures_are_refused_or_skipped_and_listed(pictures, config, cap
             "'b' is in train, but not in test",
         ),
         ({"train/a": 1, "train/b": 1}, "no folder test or val"),
-        ({"train/a": 1, "test/a": 1}, "one class only"),
+        ({"train/a": 1, "test/a": 1}, "only one class"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_told_in_a_line(tmp_path, config, folders, says):

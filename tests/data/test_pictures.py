@@ -1,4 +1,4 @@
-"""Picture files: each kind gives the pixels it shows, and what is no picture is named in a line."""
+"""Picture files: each kind gives the pixels it shows, and what is not a picture is named in a line."""
 
 import os
 import struct
@@ -187,10 +187,10 @@ def test_decompression_bombs_are_refused(tmp_path, side):
     ("data", "words"),
     [
         (b"", "empty"),
-        (b"a text\n" * 100, "is no picture"),
+        (b"a text\n" * 100, "is not a picture"),
         (b"\x89PNG\r\n\x1a\n", "b.png"),
         (png(8, 8), "truncated"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is no picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is not a picture"),
     ],
 )
 def test_files_that_are_no_pictures(tmp_path, data, words):

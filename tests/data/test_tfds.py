@@ -191,9 +191,9 @@ def test_folders_that_do_not_serve_get_one_line(config):
     )
     assert tfds.core.FileFormat("array_record")
     (folder / "features.json").unlink()
-    assert "not a folder that TensorFlow Datasets can open" in fixtures.error_line(config)
+    assert "cannot be opened by TensorFlow Datasets" in fixtures.error_line(config)
     (folder / "dataset_info.json").write_text("{")
-    assert "not a folder that TensorFlow Datasets can open" in fixtures.error_line(config)
+    assert "cannot be opened by TensorFlow Datasets" in fixtures.error_line(config)
 
 
 def test_a_set_without_class_labels_gets_one_line(config):
@@ -208,7 +208,7 @@ def test_a_set_without_class_labels_gets_one_line(config):
         )
     )
     config.name = "small"
-    assert "no image classification set" in fixtures.error_line(config)
+    assert "not an image classification set" in fixtures.error_line(config)
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])

@@ -1,7 +1,4 @@
-"""Where images come from: TensorFlow Datasets, the official CIFAR archives, folders, and digits.
-
-`locate` decides which, by the config alone, and makes sure that the images are on this machine.
-"""
+"""Chooses the source of a config's images, and downloads CIFAR if it is not on this machine."""
 
 import difflib
 from pathlib import Path
@@ -10,21 +7,19 @@ from cifar_jax.data import tfds_prepare
 from cifar_jax.data.archives import archive_source
 from cifar_jax.data.digits import digits_source
 from cifar_jax.data.picture_folders import pictures_source
-from cifar_jax.data.source import SMALL, Images, Source, square_rgb
+from cifar_jax.data.source import SMALL, Source
 from cifar_jax.data.tfds_folders import data_root, find_prepared, folder_source
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
-
-__all__ = ["Images", "Source", "decoded_size", "locate", "square_rgb"]
 
 _SMALL_SETS = (*tfds_prepare.NAMES, "digits")
 
 
 def decoded_size(config) -> int:
-    """Height and width in pixels that a set's images are decoded to, at most config.image_size.
+    """Height and width in pixels that images are decoded to, at most config.image_size.
 
-    Pictures are decoded straight to that size and never shrunk further first; those that are smaller
-    than that by nature stay so, and are enlarged on the device.
+    Pictures are decoded to exactly that size. Images of CIFAR and digits stay small, and are enlarged on
+    the device.
     """
     if config.name.partition(":")[0] in _SMALL_SETS:
         return min(config.image_size, SMALL)
@@ -32,10 +27,10 @@ def decoded_size(config) -> int:
 
 
 def locate(config) -> Source:
-    """The source that `config` (the `dataset` part of the config) names.
+    """The source that `config` (config.dataset) names.
 
-    Downloads and prepares CIFAR-10 or CIFAR-100 where it is not on this machine yet. Raises
-    UserError for what is neither here nor to be had.
+    Downloads and prepares CIFAR-10 or CIFAR-100 if it is not on this machine. Raises UserError if the
+    images are not here and cannot be downloaded.
     """
     try:
         return _locate(config.name, config)
@@ -87,12 +82,12 @@ def _prepared_folder(name: str, data_dir: str) -> Path:
         number = name.removeprefix("cifar")
         url, _ = tfds_prepare.archive_url_and_checksum(name)
         raise UserError(
-            f"{name} is not in {root} and cannot be downloaded from {url}: {error}. Ways on: "
+            f"{name} is not in {root} and cannot be downloaded from {url}: {error}. Instead, use "
             f"config.dataset.archive=PATH of cifar-{number}-python.tar.gz or "
             f"cifar-{number}-binary.tar.gz; config.dataset.data_dir=FOLDER with a prepared "
             f"{name}; or --config=configs/quickstart.py, which needs no download."
         ) from error
     folder = find_prepared(root, name)
     if folder is None:
-        raise UserError(f"{root} holds no prepared {name}, though it was prepared just now.")
+        raise UserError(f"{name} was just prepared in {root}, but is not there.")
     return folder
