@@ -1,7 +1,7 @@
 """The 1,797 handwritten digits in scikit-learn, which need no download.
 
-They have 8x8 pixels and 16 shades of grey, and are upscaled. They are the test part of "Optical Recognition of
-Handwritten Digits" (Alpaydin and Kaynak, UCI, 1998).
+They have 8x8 pixels and 16 shades of grey, and are upscaled. They are the test part of "Optical
+Recognition of Handwritten Digits" (Alpaydin and Kaynak, UCI, 1998).
 """
 
 from importlib import metadata

@@ -1,8 +1,8 @@
 """The user's own pictures: a folder with one subfolder per class, decoded in parallel.
 
-If the folder contains `train` and `test` (or `val`), with class folders inside, those are the splits. Otherwise
-a share of each class is drawn to test on, by the names of its pictures and a separate seed. So the split
-belongs to the data set, and no run tests on pictures that another run trained on.
+If the folder contains `train` and `test` (or `val`), with class folders inside, those are the splits.
+Otherwise a share of each class is drawn to test on, by the names of its pictures and a separate seed. So
+the split belongs to the data set, and no run tests on pictures that another run trained on.
 """
 
 import concurrent.futures

@@ -1,7 +1,7 @@
 """Picture files of any kind as square uint8 RGB arrays, the input of a network.
 
-A file that cannot be read gives a UserError with one line. Reading never blocks (on a pipe) and never decodes a
-picture that would fill the memory.
+A file that cannot be read gives a UserError with one line. Reading never blocks (on a pipe) and never
+decodes a picture that would fill the memory.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cifar_jax.data import archives, safe_pickle
+from cifar_jax.data import archives, datasets, safe_pickle
 from cifar_jax.errors import UserError
 from configs import default
 from tests.helpers import data_files as fixtures
