@@ -126,7 +126,9 @@ def summary(history: Sequence[dict], best: dict | None, paths: Sequence[str]) ->
     if rows:
         first = max(len(name) for name, _ in rows)
         found_splits = list(splits(rows[0][1]))
-        lines.append(" " * first + "  epoch" + "".join(f"  {split:>14}" for _, split in found_splits))
+        lines.append(
+            " " * first + "  epoch" + "".join(f"  {split:>14}" for _, split in found_splits)
+        )
         for name, entry in rows:
             scores = "".join(f"  {_score(entry, key):>14}" for key, _ in found_splits)
             lines.append(f"{name:{first}}  {entry['epoch']:5}{scores}")
