@@ -1,7 +1,7 @@
-"""The network of airbench94: six 3x3 convolutions behind a frozen, whitening one.
+"""The network of airbench94: a frozen whitening convolution, then six 3x3 convolutions.
 
-Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, in the widths of its sequel with Muon
-(https://github.com/KellerJordan/cifar10-airbench, airbench94_muon.py).
+Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, with the widths of its sequel with
+Muon (https://github.com/KellerJordan/cifar10-airbench, airbench94_muon.py).
 """
 
 import functools
@@ -16,15 +16,16 @@ from cifar_jax.models import layers
 class Airbench(nn.Module):
     """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
 
-    A whitening 2x2 convolution (`layers.Whitening`) with the activation, then three groups of 64, 256
-    and 256 channels (times `width`), each convolution, 2x2 max pooling, batch norm, activation,
-    convolution, batch norm, activation; the maximum over what is left of the image (3x3 of 32x32), and
-    a dense layer without bias. Without `whitening` the groups get the images themselves.
+    A whitening 2x2 convolution (`layers.Whitening`) and the activation come first; without `whitening`,
+    the groups get the images themselves. Then come three groups of 64, 256 and 256 channels (times
+    `width`), each: convolution, 2x2 max pooling, batch norm, activation, convolution, batch norm,
+    activation. Last are the maximum over the remaining pixels (3x3 for images of 32x32) and a dense
+    layer without bias.
 
-    Batch norm has no scale and keeps 0.6 of its running statistics a step. The first filters of a
-    convolution hand on a channel each (`layers.dirac`), the others are PyTorch's default; the dense
-    layer is uniform with deviation 1/fan_in. (The original draws it with deviation 1 and divides the
-    logits by fan_in: the same, with learning rates that differ by fan_in squared.)
+    Batch norm has no scale, and keeps 0.6 of its running statistics in each step. The first filters of a
+    convolution pass on one channel each (`layers.dirac`); the others have PyTorch's default. The dense
+    layer is uniform with standard deviation 1/fan_in. (The original draws it with deviation 1 and divides
+    the logits by fan_in. That is equivalent, with learning rates that differ by fan_in squared.)
     """
 
     num_classes: int

@@ -1,4 +1,4 @@
-"""Two small convolutional networks of two 5x5 convolutions: LeNet, and one with options."""
+"""Two small networks with two 5x5 convolutions: LeNet, and a CNN with options."""
 
 import functools
 
@@ -14,8 +14,8 @@ class LeNet(nn.Module):
 
     The network of PyTorch's tutorial "Training a Classifier": 5x5 convolutions of 6 and 16
     filters, each with ReLU and 2x2 max pooling, then dense layers of 120, 84 and num_classes.
-    Kernels and biases are drawn as PyTorch draws them: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
-    Features are flattened with the channel last (PyTorch's order has it first).
+    Kernels and biases are initialised as in PyTorch: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    Features are flattened with the channel last (in PyTorch it comes first).
     """
 
     num_classes: int
@@ -46,11 +46,11 @@ class CNN(nn.Module):
     """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
 
     Two 5x5 convolutions of 16 filters (times `width`) without padding, then one dense layer.
-    `downsample` is "stride" (both convolutions have stride 2) or "max_pool" (stride 1, 2x2 max
-    pooling after the activation). Each convolution is followed by batch norm (which then takes
-    the place of the bias), activation, pooling, dropout. Features are flattened with the channel
-    last. Initialisation, and what selu changes, as in the MLP: He-normal (fan in), head
-    LeCun-normal, biases zero; selu has LeCun-normal kernels and alpha dropout.
+    `downsample` is "stride" (both convolutions have stride 2) or "max_pool" (stride 1, with 2x2 max
+    pooling after the activation). After each convolution come batch norm (if on, it replaces the bias),
+    activation, pooling and dropout. Features are flattened with the channel last. Kernels are He-normal
+    (fan in), the head's LeCun-normal, biases zero. With selu, all kernels are LeCun-normal and dropout
+    is alpha dropout, as in the MLP.
     """
 
     num_classes: int

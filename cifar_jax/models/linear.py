@@ -10,7 +10,7 @@ from cifar_jax.models import layers
 class Linear(nn.Module):
     """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
 
-    Pixels are flattened with the channel last. Initialised as torch.nn.Linear: kernel and bias
+    Pixels are flattened with the channel last. Kernel and bias are initialised as in torch.nn.Linear:
     U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
     """
 

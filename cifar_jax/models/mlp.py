@@ -10,10 +10,10 @@ from cifar_jax.models import layers
 class MLP(nn.Module):
     """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
 
-    Each hidden layer is dense, batch norm (which then takes the place of the bias), activation,
-    dropout. Pixels are flattened with the channel last. Kernels are He-normal (fan in), for the
-    head LeCun-normal, since no activation follows it; biases zero. With selu, all kernels are
-    LeCun-normal and dropout is alpha dropout, as self-normalisation needs (Klambauer et al., 2017).
+    Each hidden layer is a dense layer, batch norm (if on, it replaces the bias), activation and dropout.
+    Pixels are flattened with the channel last. Kernels are He-normal (fan in), the head's LeCun-normal,
+    because no activation follows it; biases are zero. With selu, all kernels are LeCun-normal and dropout
+    is alpha dropout, as self-normalising networks need (Klambauer et al., 2017).
     """
 
     num_classes: int

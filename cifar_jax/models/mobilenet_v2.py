@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., 2018), with strides for 32x32 images or the paper's."""
+"""MobileNetV2 (Sandler et al., 2018), with strides for 32x32 images or those of the paper."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from cifar_jax.models import layers
 
 
 class Stage(NamedTuple):
-    """A row of table 2 of the paper; the stride is that of the stage's first block."""
+    """A row of table 2 of the paper. `stride` is the stride of the stage's first block."""
 
     expand_ratio: int
     channels: int
@@ -20,8 +20,8 @@ class Stage(NamedTuple):
     stride: int
 
 
-# The paper's, but for the stride of the 24-channel stage (and of the stem), which is 2 there, for
-# images of 224x224: the stem "imagenet". With these, the last feature map of a 32x32 image is 4x4.
+# As in the paper, except that the stage of 24 channels (and the stem) has stride 1, not 2: for images of
+# 32x32, the last feature map is 4x4. The stem "imagenet" has the paper's strides, for 224x224.
 STAGES = (
     Stage(1, 16, 1, 1),
     Stage(6, 24, 2, 1),
@@ -34,18 +34,18 @@ STAGES = (
 
 
 def round_channels(channels: float) -> int:
-    """The nearest multiple of 8, at least 8 and never more than 10 % below `channels`.
+    """The nearest multiple of 8 that is at least 8 and not more than 10 % below `channels`.
 
-    As in the reference implementation (slim's `_make_divisible`) and torchvision.
+    As `_make_divisible` in the reference implementation (slim) and in torchvision.
     """
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; figure 4 (d) of the paper.
+    """1x1 expansion, 3x3 depthwise convolution, linear 1x1 projection: figure 4 (d) of the paper.
 
-    The input is added where stride is 1 and the channels are equal, and nothing otherwise.
+    The input is added if the stride is 1 and the number of channels stays the same.
     """
 
     channels: int
@@ -79,11 +79,10 @@ class MobileNetV2(nn.Module):
     """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
 
     `stem` is "cifar" (the strides of `STAGES`) or "imagenet" (stride 2 in the stem and in the stage
-    of 24 channels, as in the paper); the weights of one fit the other. `width` multiplies the
-    channels, rounded to multiples of 8 (the last 1x1 convolution never has fewer than 1280);
-    `dropout` is that before the dense layer; `remat` computes the inside of each block again in the
-    backward pass instead of keeping it. Initialised as torchvision's: He-normal (fan out)
-    convolutions without bias, dense kernel N(0, 0.01^2), bias zero.
+    of 24 channels, as in the paper); weights of one fit the other. `width` multiplies the channels,
+    rounded to multiples of 8 (the last 1x1 convolution has at least 1280). `dropout` is applied before
+    the dense layer. `remat` recomputes each block in the backward pass instead of storing it. Initialised
+    as in torchvision: convolutions He-normal (fan out) without bias, dense kernel N(0, 0.01^2), bias 0.
     """
 
     num_classes: int

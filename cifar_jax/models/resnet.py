@@ -1,8 +1,8 @@
-"""Residual networks of two 3x3 convolutions a block: the CIFAR ones and ResNet-18/34.
+"""Residual networks with two 3x3 convolutions per block: the CIFAR ResNets and ResNet-18/34.
 
-Padding, strides and initialisation are torchvision's. Version 1 is He et al., 2016a (a block ends
-in addition and ReLU), version 2 He et al., 2016b (batch norm and ReLU come first; the addition is
-left alone).
+Padding, strides and initialisation are those of torchvision. Version 1 is He et al., 2016a (a block ends with
+addition and ReLU). Version 2 is He et al., 2016b (a block begins with batch norm and ReLU and ends with the
+addition).
 """
 
 import functools
@@ -18,7 +18,7 @@ from cifar_jax.models import layers
 class BlockV1(nn.Module):
     """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))).
 
-    The shortcut is the identity, or a 1x1 convolution with batch norm where the shape changes.
+    The shortcut is the identity or, if the shape changes, a 1x1 convolution with batch norm.
     """
 
     channels: int
@@ -43,7 +43,7 @@ class BlockV1(nn.Module):
 class BlockV2(nn.Module):
     """shortcut + conv(relu(bn(conv(a)))) with a = relu(bn(x)).
 
-    The shortcut is x, or a 1x1 convolution of a where the shape changes.
+    The shortcut is x or, if the shape changes, a 1x1 convolution of a.
     """
 
     channels: int
@@ -68,13 +68,13 @@ class BlockV2(nn.Module):
 class ResNet(nn.Module):
     """images [batch, height, width, 3] -> logits float32 [batch, num_classes].
 
-    Stem, stages of blocks (each stage after the first has twice the channels and starts with
-    stride 2), global average pooling, dense layer. `stem` is "cifar" (3x3, stride 1) or
-    "imagenet" (7x7, stride 2, then 3x3 max pooling with stride 2). `width` multiplies `channels`,
-    those of the first stage. `whitening` puts a frozen 2x2 convolution with ReLU before the stem
-    (`layers.Whitening`). `remat` computes the inside of each block again in the backward pass
-    instead of keeping it. Convolutions have no bias and are He-normal (fan out), the dense layer
-    is U(-1/sqrt(fan_in), 1/sqrt(fan_in)), batch norms start at scale 1 and bias 0.
+    A stem, stages of blocks (each stage after the first doubles the channels and starts with stride 2),
+    global average pooling and a dense layer. `stem` is "cifar" (3x3, stride 1) or "imagenet" (7x7,
+    stride 2, then 3x3 max pooling with stride 2). `width` multiplies `channels`, the number of channels
+    of the first stage. `whitening` puts a frozen 2x2 convolution with ReLU before the stem
+    (`layers.Whitening`). `remat` recomputes each block in the backward pass instead of storing it.
+    Convolutions have no bias and are He-normal (fan out). The dense layer is
+    U(-1/sqrt(fan_in), 1/sqrt(fan_in)). Batch norms start with scale 1 and bias 0.
     """
 
     num_classes: int
@@ -110,7 +110,7 @@ class ResNet(nn.Module):
             x = conv(channels, (7, 7), strides=2, padding=3, name="stem_conv")(x)
         else:
             x = conv(channels, (3, 3), padding=1, name="stem_conv")(x)
-        # Version 2 opens each block with batch norm and ReLU, so its stem needs none.
+        # Blocks of version 2 begin with batch norm and ReLU.
         if self.version == 1:
             x = norm(name="stem_bn", activation="relu")(x, train)
         if self.stem == "imagenet":
@@ -134,7 +134,7 @@ class ResNet(nn.Module):
 
 
 def cifar_resnet(depth: int, version: int) -> functools.partial:
-    """The ResNet for 32x32 images of He et al., 2016a, section 4.2, with depth 6n + 2."""
+    """The ResNet for 32x32 images of He et al., 2016a, section 4.2. Its depth must be 6n + 2."""
     blocks, rest = divmod(depth - 2, 6)
     if rest or blocks < 1:
         raise ValueError(f"depth {depth} is not 6n + 2")

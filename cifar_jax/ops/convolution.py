@@ -1,12 +1,12 @@
-"""Convolution that is fast on the CPU too, behind the interface of `lax.conv_general_dilated`.
+"""Convolution with the interface of `lax.conv_general_dilated` that is fast on the CPU too.
 
-On the CPU it is done by kernels of our own (`cpu_kernels`). Where there are none, by XLA: its compiler
-hands a convolution to its fast kernel only when the operands are laid out batch, height, width, channel;
-inside a loop it no longer brings others into that form, and the gradients that JAX derives are in other
-forms (a training step of ResNet-20 is over ten times slower so). So here the gradients are written in
-that form, a 1x1 convolution is a matrix product and a depthwise one a sum of shifted products. On other
-platforms everything is the native operation. Results are the same to rounding: without this file only
-the speed would differ.
+On the CPU, our own kernels compute it (`cpu_kernels`). Without them, XLA does, in a form that is fast:
+XLA has a fast kernel only for operands in the layout batch, height, width, channel. Inside a loop it does
+not convert other layouts, and the gradients that JAX derives have other layouts, which makes a training
+step of ResNet-20 more than ten times slower. So this file writes the gradients in that layout, a 1x1
+convolution as a matrix product, and a depthwise convolution as a sum of shifted products. On other
+platforms it uses the native operation. Results are the same to rounding; without this file, only the
+speed would differ.
 """
 
 import functools
@@ -33,8 +33,8 @@ def conv_general_dilated(
 ):
     """Convolves images [batch, height, width, channel] with a kernel [height, width, in, out].
 
-    Takes what `flax.linen.Conv` hands to `lax.conv_general_dilated`, of which only strides, explicit
-    padding and groups are supported: dilation must be 1, groups 1 or the number of channels.
+    Takes the arguments that `flax.linen.Conv` passes to `lax.conv_general_dilated`. Only strides, explicit
+    padding and groups are supported: dilation must be 1.
     """
     del dimension_numbers, precision  # Flax always gives NHWC, HWIO.
     if any(d != 1 for d in (*(lhs_dilation or (1,)), *(rhs_dilation or (1,)))):
@@ -105,10 +105,10 @@ def _dense_forward(strides, padding, images, kernel):
 
 
 def _dense_backward(strides, padding, residuals, grad):
-    """The two gradients of a convolution, themselves convolutions in the CPU's preferred form."""
+    """Both gradients of a convolution, as convolutions in the layout that is fast on the CPU."""
     images, kernel = residuals
     axes = range(2)
-    # What the forward pass never reached at the far edge, as the stride did not fit.
+    # Rows and columns at the far edge that the forward pass did not reach because of the stride.
     unused = [
         images.shape[1 + a]
         + sum(padding[a])

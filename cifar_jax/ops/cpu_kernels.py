@@ -1,9 +1,9 @@
-"""Convolution, max pooling and batch norm's sums on the CPU, in float32, by kernels of our own.
+"""Our own CPU kernels in float32: convolution, max pooling, and the sums of batch norm.
 
-`kernels/` is compiled when a CPU first needs it, with the C++ compiler that the machine has (CXX,
-else c++, g++ or clang++), which takes a few seconds, and the result is kept in the user's cache folder.
-Where there is no compiler, and for other types, the callers use XLA's operations: the same results to
-rounding, a fraction of the speed. CIFAR_JAX_CPU_KERNELS=0 in the environment asks for those.
+`kernels/` is compiled when a CPU first needs it, with the machine's C++ compiler (CXX, or else c++, g++ or
+clang++). This takes a few seconds, and the result is kept in the user's cache folder. Without a compiler, and
+for other types, callers use XLA's operations, which give the same results to rounding but are several times
+slower. CIFAR_JAX_CPU_KERNELS=0 in the environment selects them too.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-    """What is traced in this block is the same for every platform: XLA's own operations alone."""
+    """Inside this block, functions are traced for every platform: with XLA's own operations only."""
     token = _portable.set(True)
     try:
         yield
@@ -60,14 +60,14 @@ def portable() -> Iterator[None]:
 
 
 def platform_dependent(*arrays: jax.Array, cpu: Callable, default: Callable):
-    """`lax.platform_dependent`, but `default` for all in what `portable` is to trace."""
+    """`lax.platform_dependent`, except that `portable` always selects `default`."""
     if _portable.get():
         return default(*arrays)
     return lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
 
 def available(*arrays: jax.Array) -> bool:
-    """Whether the kernels take these arrays: on a CPU, all of them float32."""
+    """Whether the kernels can be used for these arrays: on a CPU, and all of them float32."""
     return (
         not _portable.get()
         and all(x.dtype == jnp.float32 for x in arrays)
@@ -78,9 +78,9 @@ def available(*arrays: jax.Array) -> bool:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def convolve(images: jax.Array, kernel: jax.Array, stride: int, padding: Padding, depthwise: bool):
-    """Convolution of [batch, height, width, in] with [height, width, in, out], zeros around.
+    """Convolution of [batch, height, width, in] with [height, width, in, out], padded with zeros.
 
-    With `depthwise`, each channel is convolved with its own kernel, of [height, width, 1, channel].
+    If `depthwise`, the kernel is [height, width, 1, channel]: each channel has its own.
     """
     height, width = (
         (images.shape[1 + a] + sum(padding[a]) - kernel.shape[a]) // stride + 1 for a in range(2)
@@ -108,7 +108,7 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
-    """Maximum over windows of at most 15x15 of [batch, height, width, channel]; NaN is the largest."""
+    """Maximum over windows of at most 15x15 in [batch, height, width, channel]. NaN counts as largest."""
     return _max_pool(x, x.shape, window, stride, padding)
 
 
@@ -152,7 +152,7 @@ def _geometry(stride: int, padding: Padding) -> dict[str, int]:
 
 
 def _call(name: str, results, *arrays: jax.Array, **attributes):
-    """Calls a kernel whose result or results have these shapes and types."""
+    """Calls a kernel with results of these shapes and types."""
     call = jax.ffi.ffi_call(_target(name, version()), results, vmap_method="sequential")
     return call(*arrays, **attributes)
 
@@ -162,13 +162,13 @@ def _like(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def _target(name: str, version: str) -> str:
-    """What XLA knows a kernel by; compiled programs that are kept on disk hold this name."""
+    """The name of a kernel in XLA, and in compiled programs on disk."""
     return f"cifar_jax_{name}_{version}"
 
 
 @functools.cache
 def version() -> str | None:
-    """The version of the kernels that XLA can call from now on; None where there are none."""
+    """Makes the kernels available to XLA and returns their version; None if there are none."""
     if os.environ.get("CIFAR_JAX_CPU_KERNELS") == "0":
         return None
     try:
@@ -189,9 +189,10 @@ def _register(version: str, library: Path) -> None:
 
 
 def _built() -> tuple[str, Path]:
-    """The version and the library that the source gives on this machine; compiled if it is not kept.
+    """(version, library) of the kernels for this machine, compiled if they are not in the cache.
 
-    Raises UserError where it cannot be compiled or kept, saying why.
+    Raises:
+      UserError: they cannot be compiled or stored; the message says why.
     """
     flags = [*_FLAGS, *_target_flags()]
     sources = [path.read_text() for path in (_SOURCE, *sorted(_SOURCE.parent.glob("*.h")))]
@@ -218,12 +219,12 @@ def _built() -> tuple[str, Path]:
 
 
 def _target_flags() -> list[str]:
-    """What makes a compiler use all instructions of this machine."""
+    """The flags that let the compiler use all instructions of this machine."""
     return ["-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"]
 
 
 def processor() -> str:
-    """Tells apart processors with different instructions, which may share a home folder."""
+    """Identifies a processor's instruction set. Different machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""The two halves of batch normalisation, with gradients that pass over the data as seldom as can be.
+"""The two halves of batch normalisation, with gradients that pass over the data as few times as possible.
 
-On the CPU the sums over the batch are kernels of ours, elsewhere XLA's. Results are the same to
+On the CPU, our own kernels compute the sums over the batch; elsewhere XLA does. Results are the same to
 rounding.
 """
 
@@ -13,7 +13,7 @@ from cifar_jax.ops import cpu_kernels
 
 
 def _sums(kernel, formula, *arrays):
-    """The kernel on the CPU if there is one, the formula in all other cases."""
+    """Uses the kernel on the CPU if it is available, and the formula otherwise."""
     if not cpu_kernels.available(*arrays):
         return formula(*arrays)
     return cpu_kernels.platform_dependent(*arrays, cpu=kernel, default=formula)
@@ -21,9 +21,9 @@ def _sums(kernel, formula, *arrays):
 
 @jax.custom_vjp
 def moments(x: jax.Array, shift: jax.Array) -> jax.Array:
-    """[2, channel]: the means of x - shift and of its square, of x [..., channel].
+    """The means of x - shift and of its square, for x [..., channel]: [2, channel].
 
-    `shift` [channel] is taken as a constant.
+    `shift` [channel] has no gradient.
     """
 
     def formula(x, shift):
@@ -49,9 +49,9 @@ moments.defvjp(_moments_forward, _moments_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalize(x, mean, scale, bias, low, high):
-    """clip((x - mean) * scale + bias, low, high) of x [..., channel], the others [channel].
+    """clip((x - mean) * scale + bias, low, high), for x [..., channel] and the others [channel].
 
-    Where it is clipped the gradient is zero, at the very bounds too.
+    The gradient of clipped values is zero, and so is that of values at the bounds.
     """
     y = (x - mean) * scale + bias
     if low > -jnp.inf:

@@ -1,8 +1,8 @@
-"""Compiled programs on disk: a second start loads in a second what the first compiled in many.
+"""The cache of compiled programs on disk, which makes a second start fast.
 
-This is JAX's persistent compilation cache, in a folder of its own for each kind of machine. A loaded
-program is the compiled one to the bit. What is damaged is made again, what was not used for long is
-deleted, and a folder that cannot be used costs a line and time, nothing else.
+It is JAX's persistent compilation cache, with a separate folder for each kind of machine. A loaded
+program gives the same bits as a compiled one. Damaged programs are compiled again, and those unused for
+longest are deleted. If the folder cannot be used, a warning is printed.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ _JAX_FAILED = re.compile(
 
 
 def enable(folder: str = "") -> None:
-    """Keeps compiled programs in a folder from now on; call it before anything is compiled.
+    """Caches compiled programs in a folder from now on. Call it before anything is compiled.
 
     Args:
-      folder: "" for `compiled` in the project's cache folder, or for what JAX's own settings
-        (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE) say, "off" for nowhere.
+      folder: "off" for no cache. "" for JAX's own settings (JAX_COMPILATION_CACHE_DIR,
+        JAX_ENABLE_COMPILATION_CACHE), or else for `compiled` in the project's cache folder.
     """
     if folder == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -48,22 +48,22 @@ def enable(folder: str = "") -> None:
         if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(f"no permission to write in {place}")
         delete_oldest(root, LIMIT_BYTES)
-        # Nothing is written for a day.
+        # No process writes a file for a whole day.
         files.remove_leftovers(files.cache_folder(), seconds=24 * 60 * 60)
     except OSError as error:
         _warn(root, error)
         return
     jax.config.update("jax_compilation_cache_dir", str(place))
-    # A start runs dozens of small programs, and to load one takes less time than to compile it.
+    # A start runs dozens of small programs; loading even a small one is faster than compiling it.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     warnings.showwarning = _heals(place, warnings.showwarning)
 
 
 def machine() -> str:
-    """A name for machines that programs may be shared between.
+    """A name that machines with interchangeable programs share.
 
-    XLA compiles for the processor that it runs on and for its number of cores, and JAX's own key
-    holds neither: elsewhere a program may crash or be slow.
+    XLA compiles for the instruction set and the number of cores of this processor. JAX's cache key has
+    neither, and on another machine a program may crash or be slow.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     words = f"{cpu_kernels.processor()}\n{cores}"
@@ -71,10 +71,10 @@ def machine() -> str:
 
 
 def delete_oldest(folder: Path, limit: int) -> None:
-    """Deletes the files below a folder that were not used for longest, down to a number of bytes."""
+    """Deletes the least recently used files below a folder until at most `limit` bytes are left."""
     found = []
     for path in folder.rglob("*"):
-        # Another process may delete at the same time.
+        # Another process may delete files at the same time.
         with contextlib.suppress(OSError):
             status = path.stat()
             if path.is_file():
@@ -89,10 +89,10 @@ def delete_oldest(folder: Path, limit: int) -> None:
 
 
 def _heals(folder: Path, show):
-    """`warnings.showwarning` that acts on what JAX says of its cache, and keeps it to itself.
+    """A `warnings.showwarning` that repairs the cache when JAX warns about it, instead of printing that.
 
-    JAX writes in place, so a kill or a full disk leaves a part of a program; it would complain of
-    that at every start and never replace it.
+    JAX does not write atomically, so a kill or a full disk leaves a part of a program. JAX would warn
+    about it at every start and never replace it.
     """
 
     def showwarning(message, *args, **kwargs):
@@ -113,6 +113,6 @@ def _heals(folder: Path, show):
 
 def _warn(folder: Path, error: OSError) -> None:
     print(
-        f"warning: compiled programs are not kept in {folder} for the next start: {files.reason(error)}",
+        f"warning: compiled programs cannot be cached in {folder}: {files.reason(error)}",
         file=sys.stderr,
     )

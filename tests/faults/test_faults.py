@@ -259,5 +259,5 @@ def test_a_strange_environment_changes_nothing(tmp_path, unhurt):
     said = process.stderr.read().decode()
     assert process.wait(runs.DEADLINE_SECONDS) == 0, said
     assert "Traceback" not in said
-    assert "warning: compiled programs are not kept" in said
+    assert "warning: compiled programs cannot be cached" in said
     assert_same_end(workdir, unhurt)

@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_written_costs_one_line(tmp_path, start, when):
     _, loaded, said = start(folder, _remove if when == "later" else None)
     assert not loaded
     (line,) = said.splitlines()
-    assert line.startswith(f"warning: compiled programs are not kept in {folder}")
+    assert line.startswith(f"warning: compiled programs cannot be cached in {folder}")
 
 
 def test_what_was_not_used_for_longest_is_deleted(tmp_path):

@@ -1,0 +1,98 @@
+"""The options of networks: one entry for each, with the check of its value.
+
+What an option does is in the docstring of each network that has it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from cifar_jax.models.layers import ACTIVATIONS
+
+# A deeper MLP would take minutes to compile; a wider network has more weights than any memory holds.
+MOST_LAYERS = 200
+WIDEST = 1000
+
+
+def wrong_choice(key: str, value, choices: Iterable[str]) -> str:
+    """In words, why the value is none of the choices; empty if it is one."""
+    if isinstance(value, str) and value in choices:
+        return ""
+    return f'model.{key} "{str(value)[:60]}" is none of: {", ".join(choices)}'
+
+
+def _choice(*choices: str) -> Callable[[str, object], str]:
+    return lambda key, value: wrong_choice(key, value, choices)
+
+
+def _switch(key: str, value) -> str:
+    return "" if isinstance(value, bool) else f"model.{key} must be True or False, not {value}"
+
+
+def _hidden_sizes(key: str, value) -> str:
+    found = sizes(value)
+    if not all(_is_count(size) for size in found):
+        return f"model.{key} must be whole numbers of 1 or more, not {str(value)[:60]}"
+    if len(found) > MOST_LAYERS:
+        return f"model.{key} has {len(found)} layers, but at most {MOST_LAYERS} are allowed"
+    return ""
+
+
+def _dropout(key: str, value) -> str:
+    if not _is_number(value):
+        return f"model.{key} must be a number, not {str(value)[:60]}"
+    if not 0.0 <= np.float32(value) < 1.0:
+        return f"model.{key} is a probability of at least 0 and below 1, not {value}"
+    return ""
+
+
+def _width(key: str, value) -> str:
+    if not _is_number(value):
+        return f"model.{key} must be a number, not {str(value)[:60]}"
+    if not 0.0 < value <= WIDEST:
+        return f"model.{key} must be a number above 0 and up to {WIDEST}, not {value}"
+    return ""
+
+
+# Name -> function of (name, value) that says in words what is wrong, or nothing.
+OPTIONS: dict[str, Callable[[str, object], str]] = {
+    "hidden_sizes": _hidden_sizes,
+    "activation": _choice(*ACTIVATIONS),
+    "batch_norm": _switch,
+    "dropout": _dropout,
+    "width": _width,
+    "stem": _choice("cifar", "imagenet"),
+    "downsample": _choice("stride", "max_pool"),
+    "remat": _switch,
+    "whitening": _switch,
+}
+
+
+def field_names(entry: Callable) -> set[str]:
+    """The fields of a module class, or of a partial of one."""
+    return {field.name for field in dataclasses.fields(getattr(entry, "func", entry))}
+
+
+def options_of(entry: Callable) -> tuple[str, ...]:
+    """The options that a module class, or a partial of one, leaves open."""
+    fixed = getattr(entry, "keywords", {})
+    fields = field_names(entry)
+    return tuple(key for key in OPTIONS if key in fields and key not in fixed)
+
+
+def sizes(value) -> tuple:
+    """The value of `hidden_sizes` as a tuple; a single number is one layer."""
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _is_number(value) -> bool:
+    # Larger numbers may not fit a float, and are out of bounds anyway.
+    return isinstance(value, int | float | np.number) and abs(value) < 1e30
+
+
+def _is_count(size) -> bool:
+    try:
+        return int(size) == size and 1 <= size < 2**31
+    except (TypeError, ValueError, OverflowError):  # a text, NaN, infinity
+        return False
