@@ -1,4 +1,4 @@
-// What all kernels share: vectors of floats, work for several threads, memory that is kept.
+// Shared by all kernels: vectors of floats, work for several threads, reused scratch memory.
 
 #pragma once
 
@@ -18,8 +18,8 @@ namespace {
 using Buffer = ffi::Buffer<ffi::F32>;
 using Result = ffi::ResultBuffer<ffi::F32>;
 
-// Lanes of a vector register, and pixels of a tile: with two vectors of channels, or three where there
-// are 32 registers, the sums and what is multiplied fill the registers.
+// Lanes of a vector register, and pixels per tile. A tile is two vectors of channels wide, or three if there
+// are 32 registers: then its sums and operands just fill the registers.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kPixels = 8;
 constexpr bool kManyRegisters = true;
@@ -34,7 +34,7 @@ constexpr int kHalf = kLanes / 2;
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef float HalfVector __attribute__((vector_size(2 * kLanes)));
 
-// Floats that take half of the second-level cache of a usual core.
+// Floats that fill half of a typical core's second-level cache.
 constexpr int64_t kCacheFloats = 1 << 17;
 
 template <typename V = Vector>
@@ -49,7 +49,7 @@ void Store(float* to, V value) {
   std::memcpy(to, &value, sizeof(V));
 }
 
-// Copies n floats, of which there are few: a call of memcpy would cost more than the copy.
+// Copies n floats. n is small: calling memcpy would cost more than the copy.
 inline void CopyFew(const float* from, int64_t n, float* to) {
   for (; n >= 4; n -= 4, from += 4, to += 4) std::memcpy(to, from, 4 * sizeof(float));
   if (n & 2) {
@@ -61,8 +61,8 @@ inline void CopyFew(const float* from, int64_t n, float* to) {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : a / b; }
 
-// Calls work(i) for every i in [0, count), in this thread and those of XLA's pool. `cost` is about the
-// number of vector operations of one call; what takes microseconds is not worth waking a thread.
+// Calls work(i) for every i in [0, count), in this thread and in XLA's pool. `cost` is the approximate
+// number of vector operations of one call: waking a thread does not pay for a few microseconds.
 template <typename Work>
 void ParallelFor(ffi::ThreadPool& pool, int64_t count, int64_t cost, const Work& work) {
   const int64_t threads =
@@ -75,7 +75,7 @@ void ParallelFor(ffi::ThreadPool& pool, int64_t count, int64_t cost, const Work&
     std::atomic<int64_t> next{0}, done{0};
   };
   auto progress = std::make_shared<Progress>();
-  // A thread that comes when nothing is left does not touch `work`, which may be gone by then.
+  // A thread that finds no work left must not touch `work`, which may have been destroyed.
   const auto help = [progress, count, &work] {
     for (int64_t i; (i = progress->next.fetch_add(1)) < count; progress->done.fetch_add(1)) work(i);
   };
@@ -88,7 +88,7 @@ void ParallelFor(ffi::ThreadPool& pool, int64_t count, int64_t cost, const Work&
   }
 }
 
-// Memory of this thread that is kept from call to call. What is needed together has different slots.
+// Scratch memory of this thread, reused from call to call. Buffers in use together need different slots.
 enum Slot { kShared, kPadded, kWidened, kSlots };
 
 float* Scratch(Slot slot, int64_t size) {

@@ -1,4 +1,4 @@
-// Sums over a batch for each channel, as batch norm needs them.
+// Sums over a batch for each channel, for batch norm.
 
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace {
 
-// result [2, channel] = sum over the rows r of [row, channel] of the two terms that term(r, c, zero) adds
-// for channel c; `zero` is a vector of lanes from c on, or one float.
+// result [2, channel] = sums over the rows r of the two terms term(r, c, zero) of channel c. `zero` is a
+// vector (for the channels from c on) or a single float.
 template <typename Term>
 void ChannelSums(ffi::ThreadPool& pool, int64_t rows, int64_t channels, const Term& term, float* result) {
   constexpr int64_t kFewRows = 64;
@@ -23,7 +23,7 @@ void ChannelSums(ffi::ThreadPool& pool, int64_t rows, int64_t channels, const Te
     const auto sum = [&](int64_t c, auto zero) {
       using V = decltype(zero);
       V total_a = zero, total_b = zero;
-      // Sums of sums of few rows lose less to rounding; two at a time need not wait for each other.
+      // Adding sums of a few rows loses less to rounding. Two independent sums keep the pipeline busy.
       for (int64_t few = begin; few < end; few += kFewRows) {
         V a[2] = {}, b[2] = {};
         int64_t r = few;
@@ -45,7 +45,7 @@ void ChannelSums(ffi::ThreadPool& pool, int64_t rows, int64_t channels, const Te
   SumGroups(partial, groups, 2 * channels, result);
 }
 
-// Of x - shift and of its square.
+// Sums of x - shift and of its square.
 ffi::Error ChannelMoments(ffi::ThreadPool pool, Buffer images, Buffer shift, Result result) {
   const int64_t channels = shift.element_count();
   const float *x = images.typed_data(), *s = shift.typed_data();
@@ -61,8 +61,8 @@ ffi::Error ChannelMoments(ffi::ThreadPool pool, Buffer images, Buffer shift, Res
   return ffi::Error::Success();
 }
 
-// With y = (x - mean) * scale + bias, and g the gradient where low < y < high and zero elsewhere: of g
-// and of g * (x - mean).
+// Sums of g and of g * (x - mean), where g is the gradient if low < (x - mean) * scale + bias < high, and
+// zero otherwise.
 ffi::Error NormalizeGradSums(ffi::ThreadPool pool, Buffer grad, Buffer images, Buffer mean, Buffer scale,
                              Buffer bias, float low, float high, Result result) {
   const int64_t channels = mean.element_count();

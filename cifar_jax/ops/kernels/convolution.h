@@ -1,4 +1,4 @@
-// Dense convolution: by Winograd's algorithm where it fits, else directly, as sums over stretches of pixels.
+// Dense convolution: by Winograd's algorithm if it fits, else directly, as sums over stretches of pixels.
 
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace {
 
-// Some images and the frame that a convolution sees of them: of height x width pixels, beginning
-// `top` and `left` pixels before the image, zero outside of it.
+// Images and their frames, the padded images that a convolution reads: height x width pixels that begin
+// `top` and `left` pixels before the image, and are zero outside of it.
 struct Images {
   const float* data;
   int64_t batch, image_height, image_width, channels;
@@ -34,7 +34,7 @@ struct Images {
   }
   int64_t size() const { return height * width * channels; }
 
-  // The frames of `count` images, `size()` floats each: where they lie, or a copy in scratch memory.
+  // The frames of `count` images, `size()` floats each: in place, or copied to scratch memory.
   const float* Frames(int64_t first, int64_t count) const {
     const float* image = data + first * image_height * image_width * channels;
     if (!framed()) return image;
@@ -58,7 +58,7 @@ struct Images {
   }
 };
 
-// Floats that Grid::Pack needs at most.
+// An upper bound of the floats that Grid::Pack needs.
 int64_t PackedSize(int64_t depth, int64_t channels) { return depth * (channels + 3 * kLanes); }
 
 // Computes the grids of all images, `out_size` floats each.
@@ -132,8 +132,8 @@ ffi::Error ConvForward(ffi::ThreadPool pool, Buffer images, Buffer kernel, int64
   return ffi::Error::Success();
 }
 
-// The gradient to an image is a convolution of the gradient `grad` with the kernel turned round. With a
-// stride, pixels at one distance from a multiple of it meet the same taps: a grid for each distance.
+// The gradient of an image is a convolution of `grad` with the kernel rotated by 180 degrees. With a
+// stride, pixels with the same remainder modulo the stride meet the same taps: one grid per remainder.
 ffi::Error ConvGradImages(ffi::ThreadPool pool, Buffer grad, Buffer kernel, int64_t stride, int64_t top,
                           int64_t left, Result result) {
   const auto k = kernel.dimensions(), in = result->dimensions();
@@ -141,7 +141,7 @@ ffi::Error ConvGradImages(ffi::ThreadPool pool, Buffer grad, Buffer kernel, int6
   const float* w = kernel.typed_data();
   if (IsWinograd(k, stride)) {
     float* const transformed = Scratch(kShared, kPlaces * in_channels * channels);
-    const auto weight = [=](int tap, int64_t i, int64_t c) {  // of the kernel turned round
+    const auto weight = [=](int tap, int64_t i, int64_t c) {  // of the rotated kernel
       return w + ((8 - tap) * channels + c) * in_channels + i;
     };
     TransformKernel(pool, in_channels, channels, true, weight, transformed);
@@ -162,7 +162,7 @@ ffi::Error ConvGradImages(ffi::ThreadPool pool, Buffer grad, Buffer kernel, int6
       Scratch(kShared, stride * stride * PackedSize(0, channels) + PackedSize(k[0] * k[1] * in_channels, channels));
   for (int64_t tap_y = 0; tap_y < stride; ++tap_y) {
     for (int64_t tap_x = 0; tap_x < stride; ++tap_x) {
-      // The first pixel that meets taps tap_y + t * stride, and the pixel of `grad` that its last has.
+      // The first pixel that meets the taps tap_y + t * stride, and the pixel of `grad` of its last tap.
       const int64_t y = ((tap_y - top) % stride + stride) % stride;
       const int64_t x = ((tap_x - left) % stride + stride) % stride;
       if (y >= in[1] || x >= in[2]) continue;
@@ -191,7 +191,7 @@ ffi::Error ConvGradImages(ffi::ThreadPool pool, Buffer grad, Buffer kernel, int6
   return ffi::Error::Success();
 }
 
-// [row, channel] of `wide` channels; what lies beyond those of `from` has no meaning.
+// [row, channel] with `wide` channels; those beyond the channels of `from` are undefined.
 const float* Widened(const float* from, int64_t rows, int64_t channels, int64_t wide) {
   if (wide == channels) return from;
   float* const widened = Scratch(kWidened, rows * wide);
@@ -208,8 +208,8 @@ const float* Widened(const float* from, int64_t rows, int64_t channels, int64_t 
   return widened;
 }
 
-// The gradient to the kernel: for each of its rows a matrix [column and in channel, out channel], a sum
-// over the pixels of the batch. Images are added in groups, and groups together at the end.
+// The gradient of the kernel. Each of its rows is a matrix [column and in channel, out channel], summed
+// over the pixels of the batch: first over groups of images, then over the groups.
 ffi::Error ConvGradKernel(ffi::ThreadPool pool, Buffer images, Buffer grad, int64_t stride, int64_t top,
                           int64_t left, Result result) {
   const auto out = grad.dimensions(), k = result->dimensions();
@@ -222,7 +222,7 @@ ffi::Error ConvGradKernel(ffi::ThreadPool pool, Buffer images, Buffer grad, int6
   int64_t rows = out[1], columns = out[2];
   Images in(images, (rows - 1) * stride + k[0], (columns - 1) * stride + k[1], top, left);
   if (IsPointwise(k, stride, in)) {
-    // All pixels are alike: cut them into "images" of a size that suits.
+    // A 1x1 kernel treats all pixels alike, so cut them into "images" of a convenient size.
     const int64_t pixels = in.batch * in.height * in.width;
     int64_t piece = 1;
     while (pixels % (2 * piece) == 0 && 2 * piece * (in_channels + wide) <= kCacheFloats &&
@@ -246,7 +246,7 @@ ffi::Error ConvGradKernel(ffi::ThreadPool pool, Buffer images, Buffer grad, int6
     const int64_t end = in.batch * (group + 1) / groups;
     const int64_t first_tile = tiles * split / splits, last_tile = tiles * (split + 1) / splits;
     float* const sums = partial + group * size;
-    const auto place = [&](int64_t tile) {  // in the rows of the kernel's matrices, all together
+    const auto place = [&](int64_t tile) {  // in the rows of all matrices of the kernel
       return tile / line_tiles * line + tile % line_tiles * kPixels;
     };
     if (last_tile > first_tile) {

@@ -1,4 +1,4 @@
-// Convolution of each channel with a kernel of its own.
+// Depthwise convolution: each channel has its own kernel.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace {
 
-// Along an axis, which taps of the kernel meet which places of the input, for each place of the output.
+// Along one axis, for each output position: the taps of the kernel and the input positions they meet.
 struct Tap {
   int64_t tap, place;
 };
@@ -25,7 +25,7 @@ Taps TapsOf(int64_t out, int64_t in, int64_t window, int64_t stride, int64_t pad
   return taps;
 }
 
-// The same the other way: which taps took a place of the input to which places of the output.
+// The reverse, for each input position: the taps and the output positions they contribute to.
 Taps Transposed(const Taps& taps, int64_t in) {
   Taps result(in);
   for (size_t o = 0; o < taps.size(); ++o)
@@ -33,8 +33,8 @@ Taps Transposed(const Taps& taps, int64_t in) {
   return result;
 }
 
-// Calls work(first channel, vectors) such that all whole vectors are taken, four at a time if possible,
-// with the number of vectors as a compile-time constant; then rest(first channel) for those that are left.
+// Calls work(first channel, vectors) for all whole vectors, four at a time if possible, with the number of
+// vectors as a compile-time constant. Then calls rest(first channel) for the remaining channels.
 template <typename Work, typename Rest>
 void ForChannels(int64_t channels, const Work& work, const Rest& rest) {
   int64_t c = 0;
@@ -116,7 +116,7 @@ ffi::Error DepthwiseGradKernel(ffi::ThreadPool pool, Buffer images, Buffer grad,
         for (const Tap& tap : rows[row]) {
           const float* line = images.typed_data() + (n * in[1] + tap.place) * in[2] * channels;
           for (int64_t kx = 0; kx < k[1]; ++kx) {
-            // The columns whose place column * stride + kx - left lies in the image.
+            // The columns for which column * stride + kx - left lies inside the image.
             const int64_t begin = std::max<int64_t>(0, CeilDiv(left - kx, stride));
             const int64_t end = std::min(out[2], CeilDiv(in[2] + left - kx, stride));
             float* const to = sums + (tap.tap * k[1] + kx) * channels;

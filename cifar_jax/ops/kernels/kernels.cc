@@ -1,9 +1,8 @@
-// Convolutions, pooling and sums over a batch for the CPU, called by XLA through its foreign function
+// Convolution, pooling and sums over a batch for the CPU. XLA calls them through its foreign function
 // interface.
 //
-// Images are float32 [batch, height, width, channel], kernels float32 [height, width, in, out]. How the
-// work is cut never depends on the number of threads where sums would be added in another order, so
-// results do not either.
+// Images are float32 [batch, height, width, channel], kernels float32 [height, width, in, out]. The order of
+// additions never depends on the number of threads, so results do not either.
 
 #include "channel_sums.h"
 #include "convolution.h"

@@ -10,8 +10,8 @@ namespace {
 
 using Places = ffi::Buffer<ffi::U8>;
 
-// The maximum of each window and its place in the window, row by row; of equals the first, and a NaN is
-// larger than any number.
+// The maximum of each window and its position in the window, counted row by row. Of equal values the first
+// counts; NaN is larger than any number.
 ffi::Error MaxPool(ffi::ThreadPool pool, Buffer images, int64_t window, int64_t stride, int64_t padding,
                    Result result, ffi::Result<Places> places) {
   const auto in = images.dimensions(), out = result->dimensions();
@@ -28,7 +28,7 @@ ffi::Error MaxPool(ffi::ThreadPool pool, Buffer images, int64_t window, int64_t 
         const int64_t here = std::min<int64_t>(kHalf, channels - c);
         const auto load = [&](int64_t row, int64_t i) {
           const float* from = image + (row * in[2] + i) * channels + c;
-          if (from + kHalf <= end) return Load<HalfVector>(from);  // beyond the channels without use
+          if (from + kHalf <= end) return Load<HalfVector>(from);  // lanes beyond the channels are unused
           HalfVector few = {};
           for (int64_t k = 0; k < here; ++k) few[k] = from[k];
           return few;
@@ -59,7 +59,7 @@ ffi::Error MaxPoolGrad(ffi::ThreadPool pool, Buffer grad, Places places, int64_t
                        int64_t padding, Result result) {
   const auto out = grad.dimensions(), in = result->dimensions();
   const int64_t channels = in[3], size = in[1] * in[2] * channels;
-  std::vector<int64_t> offsets(window * window);  // of a window's places from its corner
+  std::vector<int64_t> offsets(window * window);  // of the positions in a window from its corner
   for (int64_t i = 0; i < window * window; ++i) offsets[i] = (i / window * in[2] + i % window) * channels;
   ParallelFor(pool, in[0], out[1] * out[2] * channels + size / kLanes, [&](int64_t n) {
     float* const image = result->typed_data() + n * size;

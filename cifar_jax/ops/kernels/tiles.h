@@ -1,4 +1,4 @@
-// Matrix products in tiles of a few pixels by a few vectors of channels, whose sums stay in registers.
+// Matrix products in tiles of a few pixels by a few vectors of channels. Their sums stay in registers.
 
 #pragma once
 
@@ -8,12 +8,12 @@
 
 namespace {
 
-// What an output pixel is a sum over: stretches of floats, counted from the pixel's corner of the frame.
+// The floats that an output pixel is a sum over: stretches, relative to the pixel's corner in the frame.
 struct Stretch {
   int64_t offset, length;
 };
 
-// out[p][c] = sum over the stretches' floats i of x[p][i] * weights[i][c], for `pixels` of kPixels
+// out[p][c] = sum over the floats i of the stretches of x[p][i] * weights[i][c], for `pixels` (of kPixels)
 // pixels and the first `channels` of kVectors vectors.
 template <typename V, int kVectors>
 void Tile(const float* const* pixel, const std::vector<Stretch>& stretches, const float* weights,
@@ -49,7 +49,7 @@ void Tile(const float* const* pixel, const std::vector<Stretch>& stretches, cons
   }
 }
 
-// The kinds of tile by the channels that they take; the one that wastes the fewest, the widest of those.
+// Chooses the tile width that wastes the fewest channels; of equals, the widest.
 struct TileKind {
   int64_t width;
   void (*tile)(const float* const*, const std::vector<Stretch>&, const float*, float* const*, int,
@@ -75,11 +75,11 @@ const TileKind& KindOfTile(int64_t channels) {
   return *std::max_element(kinds.begin(), kinds.end(), worse);
 }
 
-// A grid of output pixels that are sums over the same stretches, with its weights in the order in which
+// A grid of output pixels that are sums over the same stretches. Its weights are in the order in which
 // tiles read them: [block of channels][float of the stretches][channel of the block].
 struct Grid {
   int64_t rows, columns;
-  int64_t in_row, in_column, out_row, out_column;  // from pixel to pixel, in floats
+  int64_t in_row, in_column, out_row, out_column;  // steps from pixel to pixel, in floats
   int64_t out_offset = 0;
   std::vector<Stretch> stretches;
   int64_t channels = 0, depth = 0;
@@ -87,7 +87,7 @@ struct Grid {
 
   int64_t blocks() const { return CeilDiv(channels, KindOfTile(channels).width); }
 
-  // Orders the weights into `memory` and returns where it ends. The weight of float i of the stretches
+  // Writes the weights in order into `memory` and returns its end. The weight of float i of the stretches
   // and channel c is source(i)[c * stride].
   template <typename Source>
   float* Pack(ffi::ThreadPool& pool, int64_t out_channels, int64_t stride, const Source& source,
@@ -133,7 +133,7 @@ struct Grid {
 };
 
 // sums[p][c] += sum over pixels of x[p] * grad[c], for kRows floats p and kVectors vectors of channels.
-// `x` moves by column_x and row_x floats, `grad` by `channels` from pixel to pixel.
+// From pixel to pixel, `x` moves by column_x and row_x floats and `grad` by `channels` floats.
 struct Pixels {
   int64_t images, rows, columns;
   int64_t image_x, row_x, column_x, image_grad, channels;

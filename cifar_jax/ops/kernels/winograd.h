@@ -1,7 +1,7 @@
-// A 3x3 convolution with stride 1, in squares of 2x2 results from squares of 4x4 pixels, with 16
+// 3x3 convolution with stride 1: computes squares of 2x2 results from squares of 4x4 pixels, with 16
 // multiplications instead of 36: F(2x2, 3x3) of Lavin and Gray, 2016. With their matrices, the results
-// are A^T [(G k G^T) * (B^T x B)] A, and the gradient to the kernel is G^T [(B^T x B) * (A g A^T)] G; the
-// sums over channels or squares are matrix products, one for each of the 16 places.
+// are A^T [(G k G^T) * (B^T x B)] A, and the gradient of the kernel is G^T [(B^T x B) * (A g A^T)] G. The
+// sums over channels or squares are 16 matrix products, one per position in a square.
 
 #pragma once
 
@@ -45,8 +45,8 @@ struct KernelGradTransform {  // G^T
   }
 };
 
-// Applies a matrix to the columns and rows of a square: load(row, column) gives its vectors, and
-// store(row, column, vector) takes those of the result.
+// Applies a matrix to the columns and rows of a square. load(row, column) returns its vectors;
+// store(row, column, vector) receives the result.
 template <typename Transform, typename LoadAt, typename StoreAt>
 inline __attribute__((always_inline)) void TransformSquare(const LoadAt& load, const StoreAt& store) {
   constexpr int in = Transform::kIn, out = Transform::kOut;
@@ -69,7 +69,7 @@ inline __attribute__((always_inline)) void TransformSquare(const LoadAt& load, c
   }
 }
 
-// The squares of 2x2 that the results of a batch are cut into, numbered from image to image.
+// The 2x2 squares of the results of a batch, numbered across all images.
 struct Squares {
   int64_t batch, height, width;  // of the results
   int64_t rows() const { return CeilDiv(height, 2); }
@@ -80,12 +80,12 @@ struct Squares {
   int64_t x(int64_t square) const { return square % columns() * 2; }
 };
 
-// Pixels from one square to the next in scratch memory: not a power of two, for which caches have few places.
+// Distance between squares in scratch memory. Powers of two are avoided: they compete for few cache lines.
 int64_t Spaced(int64_t channels) { return channels + kLanes; }
 
-// Transforms some squares of pixels, whose corners lie `top` and `left` before the squares' own; zero
-// outside of the images. Of the channels from `begin` on it writes [place][square][channel], with
-// Spaced(channels) floats from square to square and `room` squares from place to place.
+// Transforms squares of pixels whose corners lie `top` and `left` before those of the results; pixels
+// outside of the images are zero. Writes the channels from `begin` on as [place][square][channel], with
+// Spaced(channels) floats per square and `room` squares per place.
 template <typename Transform>
 void TransformSquares(const Buffer& images, const Squares& squares, int64_t first, int64_t count,
                       int64_t top, int64_t left, int64_t begin, int64_t channels, int64_t room,
@@ -125,16 +125,16 @@ int64_t TransformedSize(int64_t room, int64_t channels) {
   return kPlaces * (room * Spaced(channels) + channels);
 }
 
-// Whether the algorithm is for such kernels: with fewer channels the transforms take what it saves.
+// Whether the algorithm pays off: with fewer channels, the transforms cost what it saves.
 bool IsWinograd(ffi::Span<const int64_t> kernel, int64_t stride) {
   const int64_t in = kernel[2], out = kernel[3];
   return kernel[0] == 3 && kernel[1] == 3 && stride == 1 && in % kLanes == 0 && out % kLanes == 0 &&
          std::min(in, out) >= 2 * kLanes;
 }
 
-// Transforms weights into [block of channels][place][depth][channel of the block]. weight(tap, i, c) is
-// where that of input i and channel c lies, with those of the next channels beside it or, if `turned`,
-// those of the next inputs.
+// Transforms weights into [block of channels][place][depth][channel of the block]. weight(tap, i, c) points
+// to the weight of input i and channel c. The weights of the next channels follow it or, if `turned`, those
+// of the next inputs.
 template <typename Weight>
 void TransformKernel(ffi::ThreadPool& pool, int64_t depth, int64_t channels, bool turned,
                      const Weight& weight, float* to) {
@@ -160,7 +160,7 @@ void TransformKernel(ffi::ThreadPool& pool, int64_t depth, int64_t channels, boo
   });
 }
 
-// The convolution of `images` with transformed weights, `top` and `left` pixels of zeros around.
+// The convolution of `images`, padded by `top` and `left` zeros, with transformed weights.
 void WinogradForward(ffi::ThreadPool& pool, const Buffer& images, const float* weights, int64_t top,
                      int64_t left, Result& result) {
   const auto out = result->dimensions();
@@ -199,8 +199,8 @@ void WinogradForward(ffi::ThreadPool& pool, const Buffer& images, const float* w
   });
 }
 
-// The gradient to the kernel, [tap][in channel][out channel]. Squares are added in groups of images, and
-// groups together at the end.
+// The gradient of the kernel, [tap][in channel][out channel]. Squares are summed within groups of images,
+// then over the groups.
 void WinogradGradKernel(ffi::ThreadPool& pool, const Buffer& images, const Buffer& grad, int64_t top,
                         int64_t left, float* result) {
   const auto out = grad.dimensions();
