@@ -1,4 +1,7 @@
-"""The official CIFAR archives and folders, whole, broken and malicious, on small random images."""
+"""Reading the official CIFAR archives and folders: intact, damaged and malicious ones.
+
+The files hold small sets of random images.
+"""
 
 import bz2
 import gzip
@@ -14,7 +17,6 @@ import pytest
 
 from cifar_jax.data import archives, datasets, safe_pickle
 from cifar_jax.errors import UserError
-from configs import default
 from tests.helpers import data_files as fixtures
 
 TRAIN10, TEST10 = fixtures.random_part(60, 10, seed=1), fixtures.random_part(20, 10, seed=2)
@@ -22,17 +24,8 @@ TRAIN100, TEST100 = fixtures.random_part(200, 100, seed=3), fixtures.random_part
 PARTS = {"cifar10": (TRAIN10, TEST10), "cifar100": (TRAIN100, TEST100)}
 
 
-@pytest.fixture
-def config(tmp_path):
-    config = default.get_config().dataset
-    config.cache_dir = str(tmp_path / "cache")
-    # Nothing in these tests may look at what the machine happens to have.
-    config.data_dir = str(tmp_path / "no_tfds_here")
-    return config
-
-
 def in_official_order(train: fixtures.Part, dataset: str) -> fixtures.Part:
-    """The fixtures deal CIFAR-10's images out over five batches."""
+    """The order of the loaded images. The helpers deal CIFAR-10's images out to five batches in turn."""
     if dataset == "cifar100":
         return train
     return train[np.concatenate([np.arange(len(train.fine))[i::5] for i in range(5)])]
@@ -73,7 +66,7 @@ def test_coarse_labels(tmp_path, config, form):
     np.testing.assert_array_equal(data.train.labels, TRAIN100.coarse)
     np.testing.assert_array_equal(data.test.labels, TEST100.coarse)
     assert data.class_names == tuple(fixtures.CIFAR100_NAMES["coarse"])
-    # The cache tells the two kinds of labels apart.
+    # The cache keeps fine and coarse labels apart.
     config.labels = "fine"
     np.testing.assert_array_equal(datasets.load(config, seed=0).train.labels, TRAIN100.fine)
 
@@ -89,7 +82,7 @@ def test_a_folder_with_both_sets_is_read_by_name(tmp_path, config):
 
 
 def python_2_batch(pixels: np.ndarray, labels: list[int]) -> bytes:
-    """A batch as Python 2 and the NumPy of 2009 pickled it, opcode by opcode."""
+    """A batch written opcode by opcode, as Python 2 and the NumPy of 2009 pickled it."""
     return b"".join(
         [
             b"\x80\x02}(U\x04data",
@@ -106,7 +99,7 @@ def python_2_batch(pixels: np.ndarray, labels: list[int]) -> bytes:
 def test_batches_of_python_2_are_read(tmp_path, config):
     files = fixtures.official_files("cifar10", "python", TRAIN10, TEST10)
     files["test_batch"] = python_2_batch(TEST10.rows(), TEST10.fine.tolist())
-    # That the bytes are what they claim to be is Python's own word.
+    # Python's own unpickler confirms that the handwritten bytes are correct.
     independent = pickle.loads(files["test_batch"], encoding="bytes")
     np.testing.assert_array_equal(independent[b"data"], TEST10.rows())
     config.archive = str(fixtures.write_folder(tmp_path, "cifar10", "python", files))
@@ -155,7 +148,7 @@ def test_members_of_an_archive_stay_inside(tmp_path, config):
     made = {found for found in tmp_path.rglob("*") if found not in before}
     assert {found.relative_to(tmp_path).parts[0] for found in made} == {"cache"}
 
-    # A link is not followed, so the file that it stands for is missing.
+    # The reader does not follow links, so the linked file counts as missing.
     secret = tmp_path / "secret"
     secret.write_bytes(files.pop("data_batch_3"))
     path = fixtures.write_tar(tmp_path / "b.tar", files, "x")
@@ -181,7 +174,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, config, monkey
 
 
 def replaced(dataset: str, form: str, name: str, change):
-    """The files of an official folder, one of them changed (or left out, for None)."""
+    """The files of an official folder, one of them changed. If `change` returns None, it is left out."""
     files = fixtures.official_files(dataset, form, *PARTS[dataset])
     content = change(files.pop(name))
     return files if content is None else files | {name: content}
@@ -283,7 +276,7 @@ def test_what_is_no_archive_gets_one_line(tmp_path, config):
     cut = tmp_path / "cut.tar.gz"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     assert "cannot be read" in message(cut) or "incomplete" in message(cut)
-    # The pictures are not as they were packed, which only the checksum at the end tells.
+    # A flipped bit changes an image; only the checksum at the end of the file reveals it.
     data = bytearray(whole.read_bytes())
     data[5000] ^= 1
     (tmp_path / "flipped.tar.gz").write_bytes(data)

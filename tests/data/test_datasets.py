@@ -1,4 +1,4 @@
-"""Digits, the cache on disk, subsets, statistics and the shapes of pictures."""
+"""Loading a data set: digits, the cache on disk, subsets, channel statistics and resizing."""
 
 import dataclasses
 import subprocess
@@ -13,24 +13,14 @@ from cifar_jax.data import archives, datasets, source
 from cifar_jax.errors import UserError
 from cifar_jax.runtime import parallel
 from cifar_jax.system.files import cache_folder
-from configs import default
 from tests.helpers import data_files as fixtures
 
 TRAIN10, TEST10 = fixtures.random_part(60, 10, seed=1), fixtures.random_part(20, 10, seed=2)
 
 
 @pytest.fixture
-def config(tmp_path):
-    config = default.get_config().dataset
-    config.cache_dir = str(tmp_path / "cache")
-    # Nothing in these tests may look at what the machine happens to have.
-    config.data_dir = str(tmp_path / "no_tfds_here")
-    return config
-
-
-@pytest.fixture
 def cifar10(tmp_path, config):
-    """The config of a small CIFAR-10 in the official folder."""
+    """The config of a small CIFAR-10, stored as an official folder."""
     files = fixtures.official_files("cifar10", "python", TRAIN10, TEST10)
     config.archive = str(fixtures.write_folder(tmp_path, "cifar10", "python", files))
     return config
@@ -54,7 +44,7 @@ def test_small_images_stay_small_in_memory_however_large_the_network_takes_them(
     data = datasets.load(cifar10, seed=0)
     np.testing.assert_array_equal(data.train.images, small.train.images)
     assert data.enlarged_from == 32
-    # One file on disk serves both.
+    # Both sizes share one file of the cache.
     assert len(list(Path(cifar10.cache_dir).iterdir())) == 1
 
 
@@ -67,7 +57,7 @@ def test_digits(config):
     assert data.test.images.shape == (360, 32, 32, 3)
     assert data.class_names == tuple("0123456789")
     np.testing.assert_array_equal(np.bincount(data.test.labels), [36] * 10)
-    # Together they are scikit-learn's, each digit once and with its label.
+    # Both splits together are scikit-learn's digits: each occurs once, with its label.
     labels = np.concatenate([data.train.labels, data.test.labels])
     np.testing.assert_array_equal(np.bincount(labels), np.bincount(load_digits().target))
     config.image_size = 8
@@ -93,7 +83,7 @@ def test_statistics_are_over_all_pixels_of_the_whole_training_set(cifar10):
     data = datasets.load(cifar10, seed=0)
     np.testing.assert_allclose(data.mean, pixels.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(data.std, pixels.std((0, 1, 2)), rtol=1e-12)
-    # They come back from the cache to the bit, and a config's own take their place.
+    # The cache returns the same bits. Values in the config replace them.
     assert datasets.load(cifar10, seed=0).mean == data.mean
     cifar10.update({"mean": (0.5, 0.25, 0.125), "std": (1.0, 2.0, 4.0)})
     data = datasets.load(cifar10, seed=0)
@@ -109,7 +99,7 @@ def test_a_channel_that_does_not_vary_has_deviation_one():
 
 
 class Spy:
-    """Counts how often images are decoded rather than read from the cache."""
+    """Counts how often images are decoded instead of read from the cache."""
 
     def __init__(self, monkeypatch):
         self.count = 0
@@ -145,13 +135,13 @@ def test_a_changed_source_is_read_again(cifar10, monkeypatch):
     spy = Spy(monkeypatch)
     datasets.load(cifar10, seed=0)
     other = fixtures.random_part(20, 10, seed=9)
-    # Same name and same number of bytes: only its time tells.
+    # Same name and size: only the modification time differs.
     path = Path(cifar10.archive) / "test_batch"
     path.write_bytes(fixtures.python_batch("cifar10", other))
     data = datasets.load(cifar10, seed=0)
     assert spy.count == 2
     np.testing.assert_array_equal(data.test.images, other.images)
-    # The stale file was replaced, not left beside.
+    # The new file replaced the outdated one.
     assert len(list(Path(cifar10.cache_dir).iterdir())) == 1
 
 
@@ -269,8 +259,8 @@ def test_a_choice_depends_on_seed_and_purpose_and_is_nested():
     assert choose(100, 0, 0) != choose(100, 1, 0)
     assert choose(100, 0, 0) != choose(100, 0, 1)
     assert choose(20, 5, 0) < choose(73, 5, 0) < choose(400, 5, 0)
-    # Over many seeds every example is drawn about equally often: 100 of 500, so 40 of 200 times.
-    # The standard deviation of that is 5.7; five of them either way is far beyond chance.
+    # Every example should be drawn about equally often: 100 of 500 examples, so 40 of 200 times.
+    # The standard deviation of that count is 5.7. Five of them either way is far beyond chance.
     drawn = np.zeros(500)
     for seed in range(200):
         drawn[list(choose(100, seed, 0))] += 1
@@ -279,7 +269,7 @@ def test_a_choice_depends_on_seed_and_purpose_and_is_nested():
 
 
 def as_set(split: datasets.Split) -> set[tuple[bytes, int]]:
-    """Random images differ from each other, so an image names its example."""
+    """The examples as a set. Random images are all different, so each identifies its example."""
     return {
         (image.tobytes(), int(label))
         for image, label in zip(split.images, split.labels, strict=True)
@@ -353,7 +343,7 @@ def test_downscaling_is_antialiased():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     image = source.square_rgb(Image.fromarray(stripes), 16)
-    # Stripes finer than a pixel become their mean; picked pixels would stay black or white.
+    # Averaging turns stripes finer than a pixel grey. Picking pixels would keep them black or white.
     assert np.abs(image[:, 2:-2].astype(int) - 127.5).max() < 3
 
 

@@ -1,4 +1,4 @@
-"""Your own pictures: what is read, in which order, how it is split, and what is refused."""
+"""A folder of a user's pictures as a data set: what is read, its order, its split, and what is refused."""
 
 import json
 import os
@@ -9,25 +9,22 @@ import pytest
 from PIL import Image
 
 from cifar_jax.data import datasets
-from configs import default
 from tests.helpers import data_files as fixtures
 
 
 @pytest.fixture
-def config(tmp_path):
-    config = default.get_config().dataset
+def config(config, tmp_path):
     config.name = "folder"
     config.path = str(tmp_path / "pictures")
-    config.cache_dir = str(tmp_path / "cache")
     config.image_size = 8
     return config
 
 
 def fill(folder, count, grey=0):
-    """`count` pictures of one colour each, of which the red says which one it is."""
+    """Writes `count` pictures of one colour each. The red value is the picture's number."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        # Written in another order than that of their names.
+        # Writes them in a different order from that of their names.
         number = (7 * i + 3) % count if count % 7 else i
         Image.new("RGB", (8, 8), (number, grey, 0)).save(folder / f"{number:03}.png")
 
@@ -41,7 +38,7 @@ def pictures(tmp_path):
 
 
 def colours(split):
-    """(red, green) of each picture, all of whose pixels are alike."""
+    """(red, green) of each picture. Checks that all pixels of a picture are equal."""
     assert (split.images == split.images[:, :1, :1]).all()
     return [tuple(pixel) for pixel in split.images[:, 0, 0, :2].tolist()]
 
@@ -86,7 +83,7 @@ def test_train_and_test_folders_are_the_splits_and_the_second_start_reads_the_ca
     monkeypatch.setattr("cifar_jax.data.pictures.load_picture", None)
     np.testing.assert_array_equal(datasets.load(config, seed=0).train.images, data.train.images)
     monkeypatch.undo()
-    # A picture more is seen.
+    # An added picture is noticed: the cache is not used.
     fill(tmp_path / "pictures" / "train" / "a", 4)
     assert len(datasets.load(config, seed=0).train.labels) == 7
 

@@ -1,4 +1,4 @@
-"""Picture files: each kind gives the pixels it shows, and what is not a picture is named in a line."""
+"""Picture files: every format gives the pixels it shows. A file that is no picture gives a one-line error."""
 
 import os
 import struct
@@ -43,7 +43,7 @@ def test_the_central_square_is_taken(save, height, width):
 
 
 def test_what_is_outside_the_square_has_no_influence(save):
-    # Also not through the width of the resizing filter.
+    # The resizing filter is wider than a pixel; it must not reach across the edge of the square.
     pixels = noise(64, 128)
     outside = pixels.copy()
     outside[:, :32], outside[:, 96:] = 0, 255
@@ -52,8 +52,8 @@ def test_what_is_outside_the_square_has_no_influence(save):
 
 
 def test_shrinking_averages_and_does_not_alias(save):
-    # Columns 0, 255, 0, 255, ...: picking pixels gives all black or all white, and moire at ratios
-    # that are no whole numbers; averaging gives grey.
+    # Columns 0, 255, 0, 255, ...: averaging gives grey. Picking pixels gives all black or all white,
+    # and moiré if the ratio is not a whole number.
     stripes = np.zeros((200, 200, 3), np.uint8)
     stripes[:, 1::2] = 255
     for size in (25, 32, 47):
@@ -62,7 +62,7 @@ def test_shrinking_averages_and_does_not_alias(save):
         assert abs(inside - 127.5).max() < 6, size
 
 
-# Orientation -> how the stored rows and columns must be turned to be upright (EXIF 2.3, tag 274).
+# Orientation -> the rotation or reflection that makes the stored pixels upright (EXIF 2.3, tag 274).
 UPRIGHT = {
     1: lambda pixels: pixels,
     2: lambda pixels: pixels[:, ::-1],
@@ -98,7 +98,7 @@ GRADIENT = np.arange(256, dtype=np.uint8).reshape(16, 16)
     [("g.png", "I;16"), ("g.tiff", "I;16"), ("g.tiff", "I;16B"), ("g.tiff", "I"), ("g.ppm", "I")],
 )
 def test_sixteen_bit_grey_is_scaled_not_clipped(save, name, mode):
-    # 255 -> 65535: every 8-bit value times 257.
+    # Every 8-bit value times 257, so that 255 becomes 65535.
     kind = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
     data = (GRADIENT.astype(int) * 257).astype(kind).tobytes()
     loaded = load_picture(save(Image.frombytes(mode, (16, 16), data), name), 16)
@@ -129,7 +129,7 @@ def test_a_palette_gives_its_colours(save):
 
 
 def test_cmyk_is_light_removed_by_ink(save):
-    # Full cyan leaves green and blue; black ink leaves nothing.
+    # Full cyan ink leaves green and blue light; black ink leaves none.
     for ink, colour in (((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 0, 255), (0, 0, 0))):
         path = save(Image.new("CMYK", (4, 4), ink), "c.tiff")
         assert (load_picture(path, 4) == colour).all()
@@ -137,7 +137,7 @@ def test_cmyk_is_light_removed_by_ink(save):
 
 def test_transparency_is_laid_on_white(save):
     half = np.full((2, 2, 4), (200, 0, 0, 128), np.uint8)
-    # 128/255 of the colour, the rest of white: 200 * 0.50196 + 255 * 0.49804, and 255 * 0.49804.
+    # 128/255 of the colour plus the rest of white: 200 * 0.50196 + 255 * 0.49804, and 255 * 0.49804.
     expected = np.array([227.4, 127.0, 127.0])
     assert abs(load_picture(save(half), 2) - expected).max() <= 1
     hidden = np.full((2, 2, 4), (200, 0, 0, 0), np.uint8)
@@ -176,7 +176,9 @@ def assert_refused(path, words):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("side", [10_000, 60_000])  # where Pillow warns, where it refuses
+@pytest.mark.parametrize(
+    "side", [10_000, 60_000]
+)  # Pillow warns of the first and refuses the second
 def test_decompression_bombs_are_refused(tmp_path, side):
     path = tmp_path / "bomb.png"
     path.write_bytes(png(side, side))
@@ -224,7 +226,7 @@ def test_damage_anywhere_gives_a_picture_or_a_line(save):
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
-    """Every odd picture of tests/bad_input: {name: (path, what is said of it)}."""
+    """Every odd picture of tests/bad_input: {name: (path, a part of the error or None)}."""
     return pictures.make(tmp_path_factory.mktemp("odd") / "pictures")
 
 
@@ -248,7 +250,7 @@ def test_paths_that_are_no_files(tmp_path):
     assert_refused(tmp_path / "missing.png", "No such file")
     assert_refused(tmp_path, "folder")
     os.mkfifo(tmp_path / "pipe.png")
-    assert_refused(tmp_path / "pipe.png", "pipe")  # and does not wait for a writer
+    assert_refused(tmp_path / "pipe.png", "pipe")  # must not wait for a writer
     assert_refused("/dev/null", "device")
     (tmp_path / "loop.png").symlink_to("loop.png")
     assert_refused(tmp_path / "loop.png", "symbolic links")

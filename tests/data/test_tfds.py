@@ -1,7 +1,7 @@
 """Folders that TensorFlow Datasets prepared: read as written, or refused in one line.
 
-Every network address is refused. TensorFlow is in no requirements file, so where these tests pass,
-nothing has needed it.
+Every network address is refused. No requirements file lists TensorFlow, so these tests also show that
+reading does without it.
 """
 
 import io
@@ -16,21 +16,9 @@ from PIL import Image
 
 from cifar_jax.data import datasets, tfds_folders
 from cifar_jax.errors import UserError
-from configs import default
 from tests.helpers import data_files as fixtures
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    fixtures.forbid_network(monkeypatch)
-
-
-@pytest.fixture
-def config(tmp_path):
-    config = default.get_config().dataset
-    config.data_dir = str(tmp_path / "tfds")
-    config.cache_dir = str(tmp_path / "cache")
-    return config
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def pictures(count: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -41,7 +29,7 @@ NAMES = ["red", "green", "blue"]
 
 
 def write_small(root: Path, shape=(32, 32, 3), name="small", splits=("train", "test"), **options):
-    """A prepared set of 12 and 6 pictures; returns its folder and what is in it."""
+    """Prepares a set of 12 training and 6 test pictures. Returns its folder and its contents."""
     contents = {
         split: (pictures(12 // (place + 1), shape, place), np.arange(12 // (place + 1)) % 3)
         for place, split in enumerate(splits)
@@ -62,7 +50,7 @@ def test_a_prepared_folder_is_read_as_it_was_written(config, file_format):
         np.testing.assert_array_equal(getattr(data, split).labels, labels)
         assert getattr(data, split).labels.dtype == np.int32
     assert data.class_names == tuple(NAMES)
-    # The cache answers now; nothing of TFDS is asked again.
+    # The second load uses the cache: the records are overwritten, with the same size and time.
     for path in folder.glob("*record-*"):
         status = path.stat()
         path.write_bytes(b"\0" * status.st_size)
@@ -88,7 +76,7 @@ def test_grey_images_become_rgb_and_other_sizes_are_resized(config):
     first = Image.fromarray(contents["test"][0][0, ..., 0]).convert("RGB")
     expected = np.asarray(first.resize((14, 14), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(data.test.images[0], expected)
-    # A network of larger images gets them enlarged on the device.
+    # If the network takes larger images, they are enlarged on the device, not here.
     config.image_size = 64
     data = datasets.load(config, seed=0)
     assert data.train.images.shape == (12, 32, 32, 3)
@@ -102,7 +90,7 @@ def test_pictures_of_different_shapes(config):
     config.name = "small"
     data = datasets.load(config, seed=0)
     assert data.train.images.shape == (4, 32, 32, 3)
-    # 32 is the third one's height and its width.
+    # The fourth picture is 32x32 already, so it is not resized.
     np.testing.assert_array_equal(data.train.images[3], images[3])
 
 
@@ -151,7 +139,7 @@ def test_the_newest_version_is_taken_unless_one_is_named(config):
 
 def test_a_set_that_is_not_prepared_gets_a_line_and_no_network(config, monkeypatch):
     config.name = "mnist"
-    # No socket at all: not even a try.
+    # Without `socket.socket` even an attempt to connect would fail.
     monkeypatch.setattr(socket, "socket", None)
     message = fixtures.error_line(config)
     assert "mnist is not prepared in" in message
@@ -184,7 +172,7 @@ def test_folders_that_do_not_serve_get_one_line(config):
     fixtures.set_info(folder, splits=[{"name": "train"}, {"name": "test"}])
     message = fixtures.error_line(config)
     assert "tfds convert_format --dataset_version_dir=" in message
-    # That the command exists, with these flags, is for TFDS to say. (It needs TensorFlow itself.)
+    # TFDS's source shows that the command has these flags. (Running it needs TensorFlow.)
     command = Path(tfds.__file__).parent / "scripts" / "cli" / "convert_format.py"
     assert {"dataset_version_dir", "out_file_format"} <= set(
         re.findall(r"^  (\w+):", command.read_text(), re.MULTILINE)
@@ -233,7 +221,7 @@ def test_a_damaged_folder_gets_one_line(config, file_format, damage):
 
 def test_labels_that_are_no_class_get_one_line(config):
     contents = {"train": (pictures(3, (8, 8, 3), 0), [0, 1, 2])}
-    # TFDS gives -1 to the examples of a test set whose labels are secret.
+    # TFDS uses -1 if a test set's labels are secret.
     contents["test"] = (pictures(2, (8, 8, 3), 1), [-1, -1])
     fixtures.write_tfds(Path(config.data_dir), "small", contents, NAMES)
     config.name = "small"

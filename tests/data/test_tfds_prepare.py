@@ -1,7 +1,7 @@
-"""CIFAR downloaded and prepared from a server on this machine, the whole way.
+"""Downloading CIFAR from a server on this machine and preparing it as a TFDS folder.
 
-Every network address but the loopback is refused. TensorFlow is in no requirements file, so where
-these tests pass, nothing has needed it.
+Every network address but the loopback is refused. No requirements file lists TensorFlow, so these tests
+also show that preparing does without it.
 """
 
 import functools
@@ -14,25 +14,13 @@ import numpy as np
 import pytest
 
 from cifar_jax.data import datasets, tfds_prepare
-from configs import default
 from tests.helpers import data_files as fixtures
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    fixtures.forbid_network(monkeypatch)
-
-
-@pytest.fixture
-def config(tmp_path):
-    config = default.get_config().dataset
-    config.data_dir = str(tmp_path / "tfds")
-    config.cache_dir = str(tmp_path / "cache")
-    return config
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 class Server:
-    """Serves the official binary archives of small CIFAR sets, and says what was asked for."""
+    """Serves the official binary archives of small CIFAR sets and records each request."""
 
     def __init__(self, folder: Path, monkeypatch):
         self.requests = []
@@ -73,7 +61,7 @@ def server(tmp_path, monkeypatch):
 
 
 def assert_holds(split: datasets.Split, part: fixtures.Part, kind: str) -> None:
-    """The same images with the same labels, in any order (TFDS shuffles)."""
+    """Asserts that both have the same images and labels, in any order (TFDS shuffles)."""
 
     def examples(images, labels):
         return sorted((i.tobytes(), int(label)) for i, label in zip(images, labels, strict=True))
@@ -92,14 +80,15 @@ def test_the_whole_way_from_a_download(config, server, name, capsys):
     assert_holds(data.train, train, "fine")
     assert_holds(data.test, test, "fine")
     assert len(server.requests) == 1
-    # What is prepared is what TFDS itself would have: its version, read by its own function.
+    # TFDS finds the folder under its own version number and reads the same examples from it.
     folder = Path(config.data_dir) / name / "3.0.2"
     assert folder.is_dir()
     source = tfds.data_source(name, split="train", data_dir=config.data_dir, download=False)
     np.testing.assert_array_equal(source[0]["image"], data.train.images[0])
     assert source[0]["label"] == data.train.labels[0]
     place = int(source[0]["id"].decode().removeprefix("train_"))
-    # The id is the place in the archive, whose five batches the fixture deals out in turn.
+    # The id is the example's position in the archive. The helper deals CIFAR-10's images out to five
+    # batches in turn.
     order = np.arange(200)
     if name == "cifar10":
         order = np.concatenate([order[i::5] for i in range(5)])
@@ -112,13 +101,13 @@ def test_the_whole_way_from_a_download(config, server, name, capsys):
         assert_holds(coarse.train, train, "coarse")
     else:
         assert data.class_names == tuple(fixtures.CIFAR10_NAMES)
-    # A second start, even without the cache, neither downloads nor prepares.
+    # A second start neither downloads nor prepares again, even with an empty cache.
     written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     config.cache_dir += "2"
     datasets.load(config, seed=0)
     assert len(server.requests) == 1
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
-    # stdout belongs to the program's answer.
+    # Standard output is reserved for the program's result.
     assert capsys.readouterr().out == ""
 
 
@@ -142,7 +131,7 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_kept(config, server):
 
 
 def test_an_unreachable_host_gets_one_line_with_the_ways_on(config, monkeypatch):
-    # TFDS's own address; `no_network` lets no name be resolved.
+    # This uses TFDS's real address; `no_network` makes name resolution fail.
     message = fixtures.error_line(config)
     for part in (
         config.data_dir,
@@ -192,7 +181,7 @@ def test_an_interrupted_preparation_leaves_nothing_half_done(config, server, mon
     with pytest.raises(Stop):
         datasets.load(config, seed=0)
     assert [path.name for path in files_in(config.data_dir)] == ["cifar-10-binary.tar.gz"]
-    # The next start goes on with the archive that it has.
+    # The next start uses the archive that is already downloaded.
     monkeypatch.setattr(tfds_prepare, "_examples", original)
     assert len(datasets.load(config, seed=0).train.labels) == 200
     assert len(server.requests) == 1
