@@ -45,7 +45,7 @@ from ml_collections import config_flags
 from cifar_jax.cli import MODES, arguments
 from cifar_jax.errors import UserError
 from cifar_jax.inference import export
-from cifar_jax.runtime import compile_cache, parallel
+from cifar_jax.runtime import compile_cache, parallel, settings
 
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 try:
@@ -74,6 +74,7 @@ def main(argv: list[str]) -> int:
     # Tracing makes millions of long-lived objects: at its default rate, garbage collection would take a
     # tenth of the start.
     gc.set_threshold(100_000)
+    settings.fix()
     compile_cache.enable(args.compiled)
     try:
         alone = args.num_processes is None and args.process_id is None

@@ -10,7 +10,7 @@ from cifar_jax import config as config_lib
 from cifar_jax import steps
 from cifar_jax.inference import evaluate, inference_weights, weights
 from cifar_jax.reporting import plots, reports
-from cifar_jax.runtime import parallel
+from cifar_jax.runtime import parallel, settings
 from cifar_jax.steps import TrainState, inference_variables
 from cifar_jax.storage import provenance
 from cifar_jax.storage import workdir as files_of
@@ -118,6 +118,7 @@ def finish(run: Run, history: list[dict], result: evaluate.Result) -> None:
         "seconds": sum(entry["seconds"] for entry in history),
         "images_per_second": statistics.median(entry["images_per_second"] for entry in history),
         "device": parallel.describe(),
+        "settings": settings.of_the_user(),
         "config": run.config.to_dict(),
         "versions": provenance.versions(),
     }

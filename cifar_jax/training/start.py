@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import weights
-from cifar_jax.runtime import parallel
+from cifar_jax.runtime import parallel, settings
 from cifar_jax.steps import TrainState
 from cifar_jax.storage import Checkpoints, Lock
 from cifar_jax.storage import workdir as files_of
@@ -41,7 +41,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     Raises:
       UserError: checkpoints are missing, or belong to another data set.
     """
-    data = describe_data(run.dataset)
+    data, now = describe_data(run.dataset), settings.of_the_user()
     if checkpoints.latest_step() is None:
         # A kill after one epoch may have come before its checkpoint; after two, one must be there.
         is_finished = os.path.exists(run.path(files_of.REPORT))
@@ -53,7 +53,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
         if fresh is None:
             parallel.say("no checkpoint was saved yet: starting from the beginning")
             fresh = first_state(run)
-        return fresh, {"history": [], "seconds": 0.0, "data": data}
+        return fresh, {"history": [], "seconds": 0.0, "data": data, "settings": now}
     state, progress = checkpoints.restore(state_shapes(run))
     if progress["data"] != data:
         raise UserError(
@@ -64,6 +64,13 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     parallel.say(
         f"resuming {run.workdir} after epoch {epoch}, step {position} of {run.steps_per_epoch}"
     )
+    for name, before in progress.get("settings", now).items():
+        if now.get(name) != before:
+            parallel.say(
+                f"warning: {name} was {before!r} and is now {now.get(name)!r}: results may differ from "
+                "those of an uninterrupted run by rounding"
+            )
+    progress["settings"] = now
     return state, progress
 
 

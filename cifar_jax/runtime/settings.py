@@ -1,0 +1,38 @@
+"""JAX's settings: those that results depend on are fixed, those that belong to the user are recorded.
+
+JAX reads its settings from environment variables such as JAX_ENABLE_X64. Some of them silently change which
+numbers a run draws or computes, so the program sets them itself.
+"""
+
+import os
+
+import jax
+
+# JAX's own defaults. With other values, the same seed would train another network, or tracing would fail.
+FIXED = {
+    "jax_enable_x64": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_high_dynamic_range_gumbel": False,
+    "jax_enable_custom_prng": False,
+    "jax_legacy_prng_key": "allow",
+    "jax_debug_key_reuse": False,
+    "jax_disable_jit": False,
+}
+
+
+def fix() -> None:
+    """Gives JAX the settings that results depend on, whatever the environment says."""
+    for name, value in FIXED.items():
+        jax.config.update(name, value)
+
+
+def of_the_user() -> dict[str, str]:
+    """Settings that change rounding and are the user's choice; "" for those that are not set."""
+    return {
+        "JAX_DEFAULT_MATMUL_PRECISION": jax.config.jax_default_matmul_precision or "",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
