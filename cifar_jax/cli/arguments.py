@@ -14,16 +14,23 @@ from cifar_jax.system import files
 from configs import default
 
 HELP = ("-h", "--help", "-help", "-?", "--helpfull", "--helpshort")
-# Flags that only some modes use. Giving one to another mode is a mistake.
+# The modes that use each flag. Giving a flag to another mode is a mistake.
 USED_BY = {
-    "image": ("predict",),
+    "config": ("train", "eval", "predict", "export"),
+    "workdir": ("train", "eval", "predict", "export", "compare", "sweep"),
     "weights": ("eval", "predict", "export"),
+    "image": ("predict",),
     "format": ("export",),
     "output": ("predict", "export"),
     "json": ("eval", "predict"),
     "recipes": ("sweep",),
     "seeds": ("sweep",),
     "target_accuracy": ("compare", "sweep"),
+    "compiled": ("train", "eval", "predict", "sweep"),
+    "distributed": ("train", "eval"),
+    "coordinator_address": ("train", "eval"),
+    "num_processes": ("train", "eval"),
+    "process_id": ("train", "eval"),
 }
 
 
@@ -142,8 +149,10 @@ def _check_mode(args) -> None:
     if args.mode == "compare" and args.config is not None:
         raise UserError("--mode=compare takes no --config: every run has its own")
     for name, modes in USED_BY.items():
-        if getattr(args, name) not in (None, "", False, []) and args.mode not in modes:
-            raise UserError(f"--{name} is for {_listed(modes)}")
+        value = getattr(args, name)
+        is_given = value is not None and value is not False and value not in ("", [])
+        if is_given and args.mode not in modes:
+            raise UserError(f"--{name} is for {_listed(modes)}, not --mode={args.mode}")
 
 
 def _listed(modes: tuple[str, ...]) -> str:

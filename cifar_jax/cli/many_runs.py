@@ -46,10 +46,6 @@ def run_sweep(args) -> int:
         )
     if files_of.has_run(args.workdir):
         raise UserError(f"{args.workdir} holds a run: a sweep takes a folder for many of them")
-    if args.distributed or args.coordinator_address or args.num_processes is not None:
-        raise UserError(
-            "--mode=sweep starts its own processes: --distributed and its flags are for a single run"
-        )
     compare.check_target(args.target_accuracy)
     recipes = sweep.find_recipes(args.recipes)
     planned = sweep.plan(

@@ -1,0 +1,76 @@
+"""Every flag with every mode: it is used, or refused in one line. None is ignored."""
+
+import ast
+import types
+
+import pytest
+
+from cifar_jax.cli import MODES, arguments
+from cifar_jax.errors import UserError
+from tests.helpers.runs import ROOT
+
+# A value of each flag other than its default.
+VALUES = {
+    "config": object(),
+    "workdir": "runs/a",
+    "weights": "best",
+    "image": ["frog.png"],
+    "format": "onnx",
+    "output": "out",
+    "json": True,
+    "recipes": ["configs"],
+    "seeds": ["0"],
+    "target_accuracy": 0.0,
+    "compiled": "off",
+    "distributed": True,
+    "coordinator_address": "localhost:1234",
+    "num_processes": 1,
+    "process_id": 0,
+}
+UNSET = {
+    "config": None,
+    "image": [],
+    "json": False,
+    "recipes": [],
+    "seeds": [],
+    "distributed": False,
+}
+
+
+def flags_of_main() -> set[str]:
+    calls = [
+        node
+        for node in ast.walk(ast.parse((ROOT / "main.py").read_text()))
+        if isinstance(node, ast.Call)
+    ]
+    return {call.args[0].value for call in calls if "DEFINE" in ast.unparse(call.func)} - {"mode"}
+
+
+def given(mode: str, **flags) -> types.SimpleNamespace:
+    """What absl makes of a command line with these flags."""
+    unset = {
+        name: UNSET.get(name, None if name in ("format", "num_processes") else "")
+        for name in VALUES
+    }
+    unset |= {"target_accuracy": None, "coordinator_address": None, "process_id": None}
+    return types.SimpleNamespace(**unset | {"mode": mode} | flags)
+
+
+def test_the_table_has_every_flag_and_only_modes_that_exist():
+    assert flags_of_main() == set(VALUES) == set(arguments.USED_BY)
+    assert {mode for modes in arguments.USED_BY.values() for mode in modes} == set(MODES)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("flag", VALUES)
+def test_a_flag_is_used_or_refused(mode, flag):
+    arguments._check_mode(given(mode))
+    args = given(mode, **{flag: VALUES[flag]})
+    if mode in arguments.USED_BY[flag]:
+        arguments._check_mode(args)
+        return
+    with pytest.raises(UserError) as caught:
+        arguments._check_mode(args)
+    assert f"--{flag}" in str(caught.value)
+    assert mode in str(caught.value)
+    assert "\n" not in str(caught.value)
