@@ -15,6 +15,7 @@ from cifar_jax.config import (
     choice,
     number,
     numbers,
+    path,
     switch,
     text,
     to_config,
@@ -39,17 +40,17 @@ FIELDS: dict[str, Field] = {
     # Pretrained weights to start from: a workdir, a `.safetensors` file of this project, the name of a
     # bundled network, or torchvision or timm weights of resnet18, resnet34 or mobilenet_v2
     # (.safetensors, .pth, .pt or .bin).
-    "init_from": text(""),
+    "init_from": path(""),
     # "cifar10", "cifar100", "digits", "folder" (your own pictures, see `dataset.path`), or any image
     # classification set of TensorFlow Datasets that is prepared on this machine.
     "dataset.name": text("cifar10"),
     # Folder of prepared TFDS sets. Empty: TFDS_DATA_DIR, or else the default folder of TFDS.
-    "dataset.data_dir": text(""),
+    "dataset.data_dir": path(""),
     # An official CIFAR archive, or the folder it unpacks to. Used instead of TFDS.
-    "dataset.archive": text(""),
+    "dataset.archive": path(""),
     # For "folder": a folder with one subfolder of pictures per class, or with `train` and `test`
     # folders that each hold such subfolders.
-    "dataset.path": text(""),
+    "dataset.path": path(""),
     # Without `train` and `test`: the share of each class to test on, and the seed that draws it. It is
     # separate from `seed`, so that all runs share their test pictures.
     "dataset.test_share": number(0.2, 0, 1),
@@ -69,7 +70,7 @@ FIELDS: dict[str, Field] = {
     "dataset.mean": unset(tuple),
     "dataset.std": unset(tuple),
     # Where decoded images are cached. Empty: ~/.cache/cifar_jax (or under XDG_CACHE_HOME).
-    "dataset.cache_dir": text(""),
+    "dataset.cache_dir": path(""),
     # Pad by this many pixels on each side and crop at random, before enlarging. 0: no crop.
     "augment.crop_padding": whole(4, 0, 1024),
     # Pad with black ("constant") or with the picture mirrored at its edge ("reflect").
@@ -168,5 +169,5 @@ FIELDS: dict[str, Field] = {
     # Save a checkpoint within an epoch when this much time has passed since the last one.
     "checkpoint_minutes": number(10.0, 0),
     # A folder for a profile of a few dispatches, for TensorBoard and Perfetto. Empty: no profile.
-    "profile": text(""),
+    "profile": path(""),
 }

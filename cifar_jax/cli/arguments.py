@@ -1,6 +1,7 @@
 """The flags and the recipe of a command line, with one line for every mistake in them."""
 
 import itertools
+import os
 import sys
 
 from absl import flags, logging
@@ -32,6 +33,8 @@ USED_BY = {
     "num_processes": ("train", "eval"),
     "process_id": ("train", "eval"),
 }
+# Flags whose value is a path.
+PATHS = ("config", "workdir", "weights", "image", "output", "recipes", "compiled")
 
 
 def parse(argv: list[str], usage: str) -> list[str]:
@@ -47,6 +50,7 @@ def parse(argv: list[str], usage: str) -> list[str]:
     if any(arg in HELP for arg in argv[1:]):
         print(usage.strip())
         sys.exit(0)
+    argv = sys.argv[:] = _with_home(argv)  # config_flags and a sweep read sys.argv
     if _is_sweep(argv):
         if _recipe(argv) is not None:
             raise _refusal(
@@ -84,6 +88,7 @@ def load_recipe(recipe: str, fields) -> ConfigDict:
     try:
         holder(argv)
         _check_config(holder.config, recipe)
+        config_lib.expand_home(holder.config, default.FIELDS)
     except Exception as error:
         raise UserError(explain(error, argv)) from None
     try:
@@ -102,10 +107,23 @@ def _parse(argv: list[str]) -> list[str]:
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow other arguments
     rest = _settle_workdir(flags.FLAGS, flags.FLAGS(argv))
     _check_config(flags.FLAGS.config, _recipe(argv))
+    if isinstance(flags.FLAGS.config, ConfigDict):
+        config_lib.expand_home(flags.FLAGS.config, default.FIELDS)
     _check_mode(flags.FLAGS)
     if len(rest) > 1:
         raise UserError(f"unexpected argument {files.shown(rest[1])!r}: every flag starts with --")
     return rest
+
+
+def _with_home(argv: list[str]) -> list[str]:
+    """The arguments with "~" expanded after "=" in flags that are paths, which shells leave as it is."""
+    expanded = []
+    for arg in argv:
+        name, equals, value = arg.partition("=")
+        if name.lstrip("-") in PATHS and value.startswith("~"):
+            arg = name + equals + os.path.expanduser(value)
+        expanded.append(arg)
+    return expanded
 
 
 def _is_sweep(argv: list[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class Field:
       choices: the only texts it may be; () if there is no such list.
       low, high: inclusive bounds of a number; None if it has none.
       below: a bound that the number must not reach, in float32; None if it has none.
+      is_path: whether a text is a path, in which "~" stands for the home folder.
     """
 
     default: Any
@@ -34,6 +36,7 @@ class Field:
     low: float | None = None
     high: float | None = None
     below: float | None = None
+    is_path: bool = False
 
 
 def switch(default: bool) -> Field:
@@ -44,6 +47,11 @@ def switch(default: bool) -> Field:
 def text(default: str) -> Field:
     """Any text; other places check what it names."""
     return Field(default, str)
+
+
+def path(default: str) -> Field:
+    """A text that is a path, or a name that may stand for one."""
+    return Field(default, str, is_path=True)
 
 
 def choice(*choices: str) -> Field:
@@ -84,6 +92,18 @@ def to_config(fields: dict[str, Field]) -> ConfigDict:
         unset_value = config_dict.placeholder(field.kind)
         owner[group] = unset_value if field.default is None else field.default
     return config
+
+
+def expand_home(config: ConfigDict, fields: dict[str, Field]) -> None:
+    """Replaces "~" at the start of every field that is a path, as a shell does; changes `config`."""
+    for name, field in fields.items():
+        *groups, last = name.split(".")
+        owner = config
+        for group in groups:
+            owner = owner.get(group) if isinstance(owner, ConfigDict) else None
+        value = owner.get(last) if field.is_path and isinstance(owner, ConfigDict) else None
+        if isinstance(value, str):
+            owner[last] = os.path.expanduser(value)
 
 
 def type_error(value, kind: type) -> str:

@@ -5,8 +5,10 @@ import types
 
 import pytest
 
+from cifar_jax import config as config_lib
 from cifar_jax.cli import MODES, arguments
 from cifar_jax.errors import UserError
+from configs import default
 from tests.helpers.runs import ROOT
 
 # A value of each flag other than its default.
@@ -74,3 +76,26 @@ def test_a_flag_is_used_or_refused(mode, flag):
     assert f"--{flag}" in str(caught.value)
     assert mode in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_home_is_expanded_behind_the_equals_sign(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    typed = ["main.py", "--workdir=~/runs/a", "--image=~", "--config.seed=~", "--weights=a~b"]
+    expanded = ["main.py", "--workdir=/home/ada/runs/a", "--image=/home/ada", *typed[3:]]
+    assert arguments._with_home(typed) == expanded
+
+
+def test_home_is_expanded_in_every_field_that_is_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    names = {
+        "init_from",
+        "profile",
+        *(f"dataset.{x}" for x in ("archive", "cache_dir", "data_dir", "path")),
+    }
+    config = default.get_config()
+    flat = {name: "~/x" for name, field in default.FIELDS.items() if field.default == ""}
+    with config.unlocked():
+        config.update_from_flattened_dict(flat)
+    config_lib.expand_home(config, default.FIELDS)
+    values = config_lib.flatten(config)
+    assert {name for name, value in values.items() if value == "/home/ada/x"} == names
