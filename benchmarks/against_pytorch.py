@@ -1,13 +1,13 @@
-"""Trains the same networks on the same data with this project and with PyTorch, in turn.
+"""Trains the same networks on the same images with this project and with PyTorch, and compares the speed.
 
   python -m benchmarks.against_pytorch
   python -m benchmarks.against_pytorch --models=lenet --batch_size=4 --threads=1
   python -m benchmarks.against_pytorch --mode=eval --batch_size=128,1000
   python -m benchmarks.against_pytorch --device=gpu
 
-Each measurement is a process of its own, ours and PyTorch's by turns. Before it, the losses of the first
-20 steps are compared, from the same weights, on the same batches; where they do not agree the exit
-status is 1. The table is printed on standard output, what goes on meanwhile on standard error.
+Each measurement is a process of its own, ours and PyTorch's in turn. Before it, the losses of the first 20
+steps are compared, from the same weights, on the same batches; if they do not agree, the exit status is 1.
+The table goes to standard output, progress to standard error.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from benchmarks.driver import RECIPES, tell, work
 
 MODES = {"train": ("train", "training"), "eval": ("evaluate", "evaluation")}
 
-# Rounding grows from step to step as the weights move, the faster the higher the learning rate. How
-# fast, PyTorch says itself: by what its losses change when each first weight is moved by a rounding.
-# Ours may be this many times as far from its losses, or LEAST if that is more. The first steps are the
-# sharp ones: there an error of formula stands out by orders of magnitude.
-TIMES = 10.0
-# By the optimizer: Optax has 1 - 0.999**step of Adam in float32, where it is up to 6e-5 of itself off.
-LEAST = {"sgd": 1e-5, "adam": 2e-4, "adamw": 2e-4}
+# A rounding grows from step to step, faster at higher learning rates. How fast is measured in PyTorch: it
+# trains again from weights that were moved by a rounding. Our losses may differ from PyTorch's by this
+# many times as much, or by LEAST_TOLERANCE if that is more. In the first steps the limit is tight: a wrong
+# formula exceeds it by orders of magnitude.
+TOLERANCE_FACTOR = 10.0
+# By optimizer. Optax computes Adam's 1 - 0.999**step in float32, with a relative error of up to 6e-5.
+LEAST_TOLERANCE = {"sgd": 1e-5, "adam": 2e-4, "adamw": 2e-4}
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -42,31 +42,36 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     numbers = lambda text: [int(x) for x in text.split(",")]  # noqa: E731
     add = parser.add_argument
     add("--models", type=listed, default=list(RECIPES), help=", ".join(RECIPES))
-    add("--batch_size", type=numbers, default=[128], help="one or several (128)")
+    add("--batch_size", type=numbers, default=[128], help="one or more (128)")
     add("--mode", choices=list(MODES), default="train")
     add("--device", choices=["cpu", "gpu"], default="cpu")
     driver.add_threads(parser)
-    add("--rounds", type=int, default=3, help="turns of each side; 0: compare losses only (3)")
-    add("--seconds", type=float, default=10.0, help="to measure in each turn (10)")
+    add(
+        "--rounds",
+        type=int,
+        default=3,
+        help="measurements of each side; 0: only compare losses (3)",
+    )
+    add("--seconds", type=float, default=10.0, help="length of a measurement (10)")
     add("--data", choices=["synthetic", "cifar10"], default="synthetic")
-    add("--images", type=int, default=50_000, help="of synthetic data (50000)")
+    add("--images", type=int, default=50_000, help="number of synthetic images (50000)")
     add("--check_steps", type=int, default=20, help="steps whose losses are compared (20)")
     add(
         "--torch_compile",
         action=argparse.BooleanOptionalAction,
-        help="let PyTorch use torch.compile where it is faster (on a GPU: yes, on a CPU: no)",
+        help="let PyTorch use torch.compile if it is faster (default: on a GPU)",
     )
     args = parser.parse_args(argv)
     unknown = sorted(set(args.models) - RECIPES.keys())
     if unknown:
-        parser.error(f"there is no model {unknown[0]!r}; there are: {', '.join(RECIPES)}")
+        parser.error(f"--models: no model {unknown[0]!r}; choose from {', '.join(RECIPES)}")
     if args.torch_compile is None:
         args.torch_compile = args.device == "gpu"
     return args
 
 
 def compare(args, folder: str) -> int:
-    """Measures all, prints the table; 1 if losses disagree."""
+    """Measures all models and prints the table. Returns 1 if losses disagree, else 0."""
     driver.need_pytorch()
     image_statistics = driver.make_data(folder, args.data, args.images)
     rows, wrong = [], []
@@ -99,42 +104,41 @@ def compare(args, folder: str) -> int:
 
 
 def check_losses(job: common.Job, mode: str, name: str) -> tuple[str, str]:
-    """Compares the losses of the first steps: (their difference in words, what is wrong)."""
+    """Compares the losses of the first steps. Returns (their difference in words, an error message or "")."""
     _, noun = MODES[mode]
     job = dataclasses.replace(job, config=driver.with_dtype(job.config, "float32"))
     tell(f"{name}: losses of the first {job.check_steps} steps")
-    # GPUs would multiply with fewer digits.
+    # By default, GPUs multiply with fewer digits.
     exact = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     ours = work("ours", dataclasses.replace(job, task=f"reference_{noun}"), **exact)["losses"]
     theirs = work("pytorch", dataclasses.replace(job, task=f"check_{noun}"))
     ours, theirs, moved = map(np.asarray, (ours, theirs["losses"], theirs["moved"]))
-    error = disagreement(ours, theirs, moved, LEAST[job.config["optimizer"]["name"]])
+    error = disagreement(ours, theirs, moved, LEAST_TOLERANCE[job.config["optimizer"]["name"]])
     difference, own = (np.max(relative(x, theirs)) for x in (ours, moved))
     return f"{difference:.0e} ({own:.0e})", f"{name}: {error}" if error else ""
 
 
 def disagreement(ours, theirs, moved, least: float) -> str:
-    """What is wrong with our losses, or nothing.
+    """An error message if our losses differ too much from PyTorch's, else "".
 
     Args:
       ours, theirs: our and PyTorch's losses of the same steps, float [steps].
-      moved: PyTorch's, from weights that were moved by a rounding.
+      moved: PyTorch's losses from weights that were moved by a rounding.
       least: a difference that is always allowed.
     """
-    allowed = np.maximum(TIMES * np.maximum.accumulate(relative(moved, theirs)), least)
+    allowed = np.maximum(TOLERANCE_FACTOR * np.maximum.accumulate(relative(moved, theirs)), least)
     off = relative(ours, theirs)
     for step in range(len(theirs)):
         if not off[step] <= allowed[step]:
             return (
-                f"the losses do not agree: at step {step + 1} ours is {ours[step]:.7g}, PyTorch's "
-                f"{theirs[step]:.7g}, which differ by {off[step]:.1e} where {allowed[step]:.1e} "
-                "is allowed"
+                f"the losses do not agree: at step {step + 1} ours is {ours[step]:.7g}, PyTorch's is "
+                f"{theirs[step]:.7g}; they differ by {off[step]:.1e}, and {allowed[step]:.1e} is allowed"
             )
     return ""
 
 
 def relative(losses, theirs):
-    """Differences from losses, relative to them where they are above 1."""
+    """Absolute differences from PyTorch's losses, divided by those above 1."""
     return np.abs(losses - theirs) / np.maximum(np.abs(theirs), 1)
 
 
@@ -147,15 +151,15 @@ HEAD = (
     "share of peak, ours / PyTorch",
     "input, share of our step",
     "first call in s, ours / PyTorch",
-    "memory of the process in MiB, ours / PyTorch",
-    "after the first call, ours / PyTorch",
+    "peak memory in MiB, ours / PyTorch",
+    "peak memory after the first call, ours / PyTorch",
     "PyTorch's settings",
-    "losses differ by (PyTorch's by a rounding)",
+    "difference of the losses (PyTorch's own, after a rounding)",
 )
 
 
 def measure(job: common.Job, args, name: str, peak: float) -> tuple:
-    """Measures both sides in turn: the columns of a row."""
+    """Measures both sides in turn. Returns the cells of a table row."""
     verb, noun = MODES[args.mode]
     if args.device == "gpu":
         job = dataclasses.replace(job, config=driver.with_dtype(job.config, "bfloat16"))
@@ -200,7 +204,7 @@ def measure(job: common.Job, args, name: str, peak: float) -> tuple:
 
 
 def input_share(results: list[dict]) -> str:
-    """What the making of batches takes by itself, as a share of a step; a dash in evaluation."""
+    """The time to make a batch as a share of a step, or a dash for evaluation."""
     if "input" not in results[0]:
         return "-"
     shares = [result["input"] / statistics.median(result["step"]) for result in results]
@@ -208,7 +212,7 @@ def input_share(results: list[dict]) -> str:
 
 
 def measure_machine(args, folder: str) -> tuple[float, str]:
-    """Operations per second of a large matrix product, the better of both sides; the machine in words."""
+    """(Operations per second of a large matrix product, the better of both sides; the machine in words)."""
     config = driver.recipe(args.models[0], args.batch_size[0])
     job = common.Job("matmul", config, folder, device=args.device, threads=args.threads)
     ours, theirs = work("ours", job), work("pytorch", job)
@@ -221,12 +225,12 @@ def measure_machine(args, folder: str) -> tuple[float, str]:
 
 
 def describe(args, peak: float, machine: str) -> str:
-    """What was measured, and on what, in words."""
+    """What was measured, and on which machine, in words."""
     dtype = "bfloat16" if args.device == "gpu" else f"float32, {args.threads} threads"
     data = "CIFAR-10" if args.data == "cifar10" else f"{args.images:,} synthetic images"
     return (
-        f"{args.mode}, {dtype}, {data}; {args.rounds} turns of {args.seconds:g} s each. {machine}. "
-        f"Peak, of a large matrix product: {peak / 1e12:.3g} TFLOP/s."
+        f"{args.mode}, {dtype}, {data}; {args.rounds} measurements of {args.seconds:g} s each. {machine}. "
+        f"Peak (a large matrix product): {peak / 1e12:.3g} TFLOP/s."
     )
 
 

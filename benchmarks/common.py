@@ -1,6 +1,6 @@
-"""What the workers of both sides share: the job, the timing of steps, memory and images.
+"""What the workers of both sides share: the job, timing, memory and images.
 
-Imports neither JAX nor PyTorch, so that each worker's memory is that of its own framework.
+Imports neither JAX nor PyTorch, so that the memory of a worker is that of its own framework alone.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ import time
 import numpy as np
 
 CLASSES = 10
-# CIFAR-10's, for the images that are made up.
+# Of CIFAR-10, also used for synthetic images.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-# Before every answer of a worker that is asked several times.
+# Starts each line with which a worker of `serve` answers.
 ANSWER = "answer: "
-# About so long one measured stretch of steps takes.
+# The approximate length of one measured stretch of steps.
 STRETCH_SECONDS = 1.0
 
 
@@ -30,9 +30,9 @@ class Settings:
 
     Attributes:
       channels_last: the memory format of images and kernels.
-      threads: of a single operation.
-      optimizer: "fused" or "foreach", the implementation.
-      compile: the mode of torch.compile, "" for none.
+      threads: the number of threads of one operation.
+      optimizer: the implementation, "fused" or "foreach".
+      compile: the mode of torch.compile, or "" for none.
     """
 
     channels_last: bool = False
@@ -48,22 +48,22 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker is to do; it gets this as JSON.
+    """What a worker has to do. It receives this as JSON.
 
     Attributes:
       task: the name of one of the worker's functions.
-      config: a whole recipe, as `ConfigDict.to_dict` gives it.
-      data: a folder with images.npy and labels.npy, as `save_images` leaves it.
-      test_data: a folder of the same kind with the test images.
+      config: a resolved recipe, from `ConfigDict.to_dict`.
+      data: a folder with the images.npy and labels.npy of `save_images`.
+      test_data: the same for the test images.
       mean, std: per channel, for pixels scaled to [0, 1].
       device: "cpu" or "gpu".
       threads: CPU cores that the worker may use.
       seconds: how long to measure.
-      steps: in one measured stretch; 0: about a second's worth.
-      check_steps: the steps whose losses are compared.
-      reference: an .npz file with our first weights, batches and losses.
+      steps: steps in one measured stretch; 0: about one second's worth.
+      check_steps: the number of steps whose losses are compared.
+      reference: an .npz file with our initial weights, batches and losses.
       torch_compile: whether torch.compile may be chosen.
-      settings: PyTorch's.
+      settings: how PyTorch runs.
     """
 
     task: str
@@ -91,27 +91,27 @@ class Job:
 
 
 def run_worker(tasks) -> None:
-    """Does the job on the command line; its result is the last line on standard output, JSON."""
+    """Does the job on the command line and prints its result as the last line, in JSON."""
     job = Job.from_json(sys.argv[1])
     functions = {function.__name__: function for function in tasks}
     print("\n" + json.dumps(functions[job.task](job)), flush=True)
 
 
 def serve(facts: dict, run) -> None:
-    """Says that all is ready, then answers every number on standard input by `run(number)`, as JSON."""
+    """Prints `facts` when ready, then the result of `run(number)` for each number on standard input."""
     for answer in itertools.chain([facts], map(run, map(int, sys.stdin))):
         print(ANSWER + json.dumps(answer), flush=True)
 
 
 def measure(take, seconds: float, steps: int = 0) -> dict:
-    """Times `take(count)`, which takes `count` steps and waits for their end.
+    """Times `take(count)`, which runs `count` steps and waits until they are done.
 
-    The first call, which compiles, is measured apart. Then stretches of `steps` steps (0: about a
-    second's worth) are measured until `seconds` have passed, three at least.
+    The first call compiles and is measured separately. Then stretches of `steps` steps (0: about one
+    second's worth) are measured until `seconds` have passed, but at least three.
 
     Returns:
-      {"first_call": seconds, "step": [seconds per step in each stretch], "memory": MiB at most since
-      the process began, "memory_after_first": MiB at most after the first call}
+      {"first_call": seconds, "step": [seconds per step in each stretch], "memory": the peak in MiB since
+      the process started, "memory_after_first": the peak in MiB after the first call}
     """
     first_call = timed(take, 1)
     reset_peak_memory()
@@ -135,27 +135,27 @@ def measure(take, seconds: float, steps: int = 0) -> dict:
 
 
 def timed(function, *args) -> float:
-    """Seconds that a call takes."""
+    """The seconds that a call takes."""
     start = time.perf_counter()
     function(*args)
     return time.perf_counter() - start
 
 
 def reset_peak_memory() -> None:
-    """Makes `peak_memory` count from now on."""
+    """Restarts the measurement of `peak_memory`."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
 
 def peak_memory() -> float:
-    """The most memory in MiB that the process had resident since `reset_peak_memory`."""
+    """The peak resident memory of this process since `reset_peak_memory`, in MiB."""
     with open("/proc/self/status") as file:
         (line,) = [line for line in file if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
 
 def matmul_rate(multiply, size: int) -> float:
-    """The most operations per second of `multiply()`, a product of two square matrices, in 10 runs."""
+    """The highest operations per second of `multiply()`, a product of two square matrices, in 10 runs."""
     multiply()
     return 2 * size**3 / min(timed(multiply) for _ in range(10))
 
@@ -167,8 +167,8 @@ def matmul_size(device: str) -> int:
 def synthetic_images(count: int, size: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [count, size, size, 3] and labels int32 [count] that a network learns slowly.
 
-    Each class is a coarse, faint pattern of its own under noise, and three labels in ten are drawn at
-    random: losses neither run away, as with noise alone, nor vanish, as with what is soon learnt.
+    Each class is a coarse, faint pattern under noise, and 30 % of the labels are drawn at random. So losses
+    neither diverge, as with pure noise, nor vanish, as with images that are easy to learn.
     """
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, count, dtype=np.int32)
@@ -194,7 +194,7 @@ def load_images(folder: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def summary(values) -> str:
-    """ "median (lowest to highest)"."""
+    """The text "median (lowest to highest)"."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{figure(middle)} ({figure(low)} to {figure(high)})"
 
@@ -206,6 +206,6 @@ def figure(value: float) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    """A table in Markdown."""
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

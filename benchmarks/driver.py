@@ -1,4 +1,4 @@
-"""What the commands share: recipes, images, and workers in processes of their own."""
+"""What the benchmark commands share: recipes, images, and workers in separate processes."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ from configs import default
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The recipes, by the names of their networks.
+# Network -> the module of its recipe.
 RECIPES = {
     "mlp": "configs.cifar100.mlp",
     "lenet": "configs.lenet",
@@ -29,14 +29,13 @@ RECIPES = {
     "mobilenet_v2": "configs.mobilenet_v2",
 }
 
-
-# At 0.1, networks with batch norm make of a rounding a difference that is seen: after 20 steps, PyTorch's
-# losses are 1 % (ResNet-20) and 50 % (MobileNetV2) away from its own from weights moved by 1e-7.
+# At 0.1, networks with batch norm amplify roundings: if the initial weights move by 1e-7, PyTorch's losses
+# after 20 steps change by 1 % (ResNet-20) and 50 % (MobileNetV2).
 LEARNING_RATE = 0.001
 
 
 def make_data(folder: str, data: str, count: int) -> tuple[tuple, tuple]:
-    """Writes the images for the workers into a folder; their mean and deviation."""
+    """Writes the images for the workers into a folder. Returns their (mean, standard deviation)."""
     if data == "synthetic":
         common.save_images(folder, *common.synthetic_images(count))
         return common.MEAN, common.STD
@@ -47,9 +46,9 @@ def make_data(folder: str, data: str, count: int) -> tuple[tuple, tuple]:
 
 
 def recipe(model: str, batch_size: int, **model_options) -> dict:
-    """The config of a network's recipe as a dictionary; evaluation has the same batch.
+    """The config of a network's recipe as a dictionary, with the same batch size for evaluation.
 
-    The learning rate, on which no cost depends, is at most LEARNING_RATE.
+    The learning rate is at most LEARNING_RATE. It affects no cost.
     """
     name = RECIPES.get(model, "configs.resnet20_v2")
     config = importlib.import_module(name).get_config()
@@ -60,9 +59,9 @@ def recipe(model: str, batch_size: int, **model_options) -> dict:
 
 
 def create_job(config: dict, data: str, statistics: tuple, **fields) -> common.Job:
-    """A job on the images in a folder.
+    """A job on the images in the folder `data`.
 
-    `statistics` are their mean and deviation, for recipes that set none of their own.
+    `statistics` are their (mean, standard deviation), used if the recipe sets none.
     """
     own = config["dataset"]
     mean, std = own["mean"] or statistics[0], own["std"] or statistics[1]
@@ -75,12 +74,12 @@ def with_dtype(config: dict, dtype: str) -> dict:
 
 
 def work(side: str, job: common.Job, **environment: str) -> dict:
-    """Has a worker of a side ("ours" or "pytorch") do a job in a process of its own.
+    """Runs a job of a side ("ours" or "pytorch") in a new process and returns its result.
 
-    What it compiles is compiled anew each time.
+    The process reuses no compiled program.
 
     Raises:
-      UserError: it failed; what it printed is on standard error.
+      UserError: the worker failed. Its output is on standard error.
     """
     with tempfile.TemporaryDirectory() as cache, bound_to(job.threads):
         worker = subprocess.run(
@@ -90,7 +89,7 @@ def work(side: str, job: common.Job, **environment: str) -> dict:
                 **os.environ,
                 "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[job.device],
                 "JAX_ENABLE_COMPILATION_CACHE": "false",
-                "GLIBC_TUNABLES": malloc.SETTINGS,  # as main.py has them; they help PyTorch too
+                "GLIBC_TUNABLES": malloc.SETTINGS,  # as in main.py; they help PyTorch too
                 "TORCHINDUCTOR_CACHE_DIR": cache,
                 **environment,
             },
@@ -106,7 +105,7 @@ def work(side: str, job: common.Job, **environment: str) -> dict:
 
 @contextlib.contextmanager
 def bound_to(count: int):
-    """Processes started meanwhile use this many cores only, from which JAX takes its number of threads."""
+    """Limits processes started in this context to some cores. JAX chooses its number of threads by them."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(cores)[:count])
     try:
@@ -116,7 +115,7 @@ def bound_to(count: int):
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -125,14 +124,14 @@ def add_threads(parser) -> None:
 
     def count(text):
         if not 1 <= int(text) <= cores():
-            raise argparse.ArgumentTypeError(f"from 1 to {cores()} on this machine")
+            raise argparse.ArgumentTypeError(f"must be from 1 to {cores()} on this machine")
         return int(text)
 
     parser.add_argument("--threads", type=count, default=cores(), help="CPU cores to use (all)")
 
 
 def run_command(command, *args) -> int:
-    """Calls `command(*args, folder)` with a folder for its files; its exit status, 1 after an error."""
+    """Calls `command(*args, folder)` with a temporary folder. Returns the exit status."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             return command(*args, folder)
@@ -145,18 +144,18 @@ def run_command(command, *args) -> int:
 
 
 def need_pytorch() -> None:
-    """Raises UserError where it is not installed."""
+    """Raises UserError if PyTorch is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise UserError("there is no PyTorch: pip install -r benchmarks/requirements.txt")
+        raise UserError("PyTorch is missing: pip install -r benchmarks/requirements.txt")
 
 
 def tell(line: str) -> None:
-    """Says what goes on."""
+    """Prints a line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 
 def describe_machine(versions: dict) -> str:
-    """Processor and versions, in words."""
+    """The processor and the versions, in words."""
     name = platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

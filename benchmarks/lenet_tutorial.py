@@ -1,11 +1,11 @@
-"""The wall time of PyTorch's tutorial on CIFAR-10, from the start of the process to its end.
+"""Measures the wall time of PyTorch's tutorial on CIFAR-10, from the start of the process to its end.
 
   python -m benchmarks.lenet_tutorial
 
-Two epochs of LeNet at batch 4 on the real images, then the accuracy on the test images: by
-`python main.py --config=configs/lenet.py` with all that a run leaves, and by PyTorch with its images in one
-tensor in memory, in turn, with one thread and with all. Our first run compiles; those after it find what
-was compiled, if the project keeps it.
+A run is two epochs of LeNet at batch 4 on the real images, then the accuracy on the test images. Ours is
+`python main.py --config=configs/lenet.py`, with all output files. PyTorch keeps its images in one tensor in
+memory. The two run in turn, with one thread and with all. Our first run compiles; later runs use the cache
+of compiled programs.
 """
 
 import argparse
@@ -33,11 +33,16 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     every = sorted({1, driver.cores()})
     numbers = lambda text: [int(x) for x in text.split(",")]  # noqa: E731
-    add("--threads", type=numbers, default=every, help="CPU cores to use, in turn (1 and all)")
-    add("--rounds", type=int, default=3, help="runs of each side (3)")
+    add(
+        "--threads",
+        type=numbers,
+        default=every,
+        help="numbers of CPU cores to use, in turn (1 and all)",
+    )
+    add("--rounds", type=int, default=3, help="number of runs of each side (3)")
     args = parser.parse_args(argv)
     if not all(1 <= count <= driver.cores() for count in args.threads):
-        parser.error(f"--threads: from 1 to {driver.cores()} on this machine")
+        parser.error(f"--threads: must be from 1 to {driver.cores()} on this machine")
     return args
 
 
@@ -45,7 +50,7 @@ def compare(args, folder: str) -> int:
     """Measures both sides and prints the table."""
     driver.need_pytorch()
     config = lenet.get_config()
-    # Decoded once and kept, for both, as from the second run on.
+    # The images are decoded once, for both sides, as in every run but the first.
     config.dataset.cache_dir = os.path.join(folder, "images")
     dataset = datasets.load(config.dataset, config.seed)
     for name in ("train", "test"):
@@ -82,13 +87,13 @@ def compare(args, folder: str) -> int:
 
 
 def in_words(results: list[tuple[float, float]]) -> str:
-    """Seconds of each run in order, and their accuracies."""
+    """The seconds of each run in order, and the accuracies in brackets."""
     seconds = ", ".join(f"{seconds:.1f}" for seconds, _ in results)
     return f"{seconds} ({', '.join(f'{accuracy:.1%}' for _, accuracy in results)})"
 
 
 def run_ours(config, workdir: str, folder: str, threads: int) -> tuple[float, float]:
-    """Trains by `main.py`: (seconds, test accuracy after the last epoch)."""
+    """Trains with `main.py`. Returns (seconds, test accuracy after the last epoch)."""
     start = time.perf_counter()
     with driver.bound_to(threads):
         process = subprocess.run(
@@ -100,7 +105,7 @@ def run_ours(config, workdir: str, folder: str, threads: int) -> tuple[float, fl
                 f"--workdir={workdir}",
             ],
             cwd=driver.ROOT,
-            # What the project keeps between runs, it keeps here: the first run finds nothing.
+            # The project's caches are here, so the first run finds them empty.
             env={**os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": f"{folder}/{threads}"},
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""The worker of our side: the project's own functions, called as `cifar_jax.train` calls them."""
+"""The worker of our side: the project's own functions, called as `cifar_jax.training` calls them."""
 
 import functools
 import json
@@ -17,12 +17,12 @@ from cifar_jax.runtime import parallel
 from cifar_jax.steps import EpochMetrics, augment, inference_variables
 from configs import default
 
-# How long the making of batches is measured by itself.
+# How long to measure the making of batches alone.
 INPUT_SECONDS = 2.0
 
 
 def create_run(job: common.Job) -> training.Run:
-    """The run of the job's recipe on its images."""
+    """A run of the job's recipe on its images."""
     config = config_lib.from_json(json.dumps(job.config), default.get_config())
     config_lib.validate(config, default.FIELDS)
     parallel.check_batch_size(config.batch_size)
@@ -35,7 +35,7 @@ def create_run(job: common.Job) -> training.Run:
 
 
 def train(job: common.Job) -> dict:
-    """Measures training: many steps per dispatch, on images that lie on the device."""
+    """Measures training: many steps per dispatch, on images that are on the device."""
     run = create_run(job)
     split = run.dataset.train
     data = parallel.place((split.images, split.labels))
@@ -43,7 +43,7 @@ def train(job: common.Job) -> dict:
     state = parallel.replicate(training.first_state(run))
 
     def take(count):
-        # Across the end of an epoch the order of this one goes on: no matter for the time.
+        # After the end of an epoch, this keeps using the same order, which does not affect the time.
         nonlocal state
         state, metrics = train_steps(state, data, np.int32(count))
         failed = int(parallel.unreplicate(metrics).failed_step)
@@ -56,7 +56,7 @@ def train(job: common.Job) -> dict:
 
 
 def batch_maker(run: training.Run, data):
-    """`take(count)`, which makes the batches of `count` steps, augmented, and does nothing with them."""
+    """`take(count)`, which makes the augmented batches of `count` steps and does nothing with them."""
     task = run.task
     places = np.arange(task.config.batch_size, dtype=np.int32)
 
@@ -71,7 +71,7 @@ def batch_maker(run: training.Run, data):
 
 
 def evaluate(job: common.Job) -> dict:
-    """Measures exact evaluation, as `cifar_jax.evaluate` does it; a step is a batch."""
+    """Measures exact evaluation as `cifar_jax.inference.evaluate` does it. A step is one batch."""
     run = create_run(job)
     split, batch = run.dataset.train, run.config.eval_batch_size
     variables = parallel.replicate(inference_variables(training.first_state(run)))
@@ -82,7 +82,7 @@ def evaluate(job: common.Job) -> dict:
         data = parallel.place((split.images[index], split.labels[index]))
         return lambda _=1: jax.block_until_ready(eval_sums(variables, data))
 
-    # A program is compiled for a number of images, so how many take a second is found first.
+    # A program is compiled for a fixed number of images, so first find out how many take about one second.
     one = evaluator(1)
     first_call, seconds = common.timed(one), common.timed(one)
     batches = max(1, round(common.STRETCH_SECONDS / seconds))
@@ -92,7 +92,7 @@ def evaluate(job: common.Job) -> dict:
 
 
 def reference_training(job: common.Job) -> dict:
-    """Writes the first weights, and the batches, learning rates and losses of the first steps."""
+    """Writes the initial weights, and the batches, learning rates and losses of the first steps."""
     run = create_run(job)
     task, split = run.task, run.dataset.train
     places = np.arange(run.config.batch_size, dtype=np.int32)
@@ -111,7 +111,7 @@ def reference_training(job: common.Job) -> dict:
     first = training.first_state(run)
     state, losses = parallel.replicate(first), []
     for _ in range(job.check_steps):
-        # From zero each time: differences of sums would lose figures.
+        # Start from zero each time: differences of sums would lose digits.
         state = state.replace(metrics=parallel.replicate(zero))
         state, metrics = train_steps(state, data, np.int32(1))
         losses.append(float(parallel.unreplicate(metrics).loss))
@@ -120,7 +120,7 @@ def reference_training(job: common.Job) -> dict:
 
 
 def reference_evaluation(job: common.Job) -> dict:
-    """Writes the first weights, and the batches and losses of the first ones to be evaluated."""
+    """Writes the initial weights, and the first evaluated batches and their losses."""
     run = create_run(job)
     split, batch = run.dataset.train, run.config.eval_batch_size
     first = training.first_state(run)
@@ -148,7 +148,7 @@ def write_reference(job, first_state, batches, losses, rates) -> dict:
 
 
 def matmul(job: common.Job) -> dict:
-    """The operations per second that a large matrix product reaches."""
+    """Measures the operations per second of a large matrix product."""
     size = common.matmul_size(job.device)
     dtype = jnp.bfloat16 if job.device == "gpu" else jnp.float32
     a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
@@ -158,7 +158,7 @@ def matmul(job: common.Job) -> dict:
 
 
 def facts() -> dict:
-    """Versions and device, and the most memory of a GPU in MiB."""
+    """Versions, device, and the peak memory of a GPU in MiB."""
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     return {

@@ -1,8 +1,8 @@
-"""The worker of PyTorch's side: the same training, written as PyTorch does it fastest.
+"""The worker of PyTorch's side: the same training, written the way PyTorch does it fastest.
 
-Images lie on the device as one tensor, batches are cut and augmented by a few operations on the
-whole batch, and of memory formats, optimizer implementations, threads and torch.compile the fastest
-are used (`choose_settings`). The networks are those that the tests compare ours with.
+Images are one tensor on the device. Batches are cut and augmented by a few operations on the whole batch.
+`choose` finds the fastest memory format, optimizer implementation, number of threads and mode of
+torch.compile. The networks are the twins that the tests compare ours with.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import common
 from tests.helpers import torch_twins
 
-# Enough to tell settings apart that differ by more than a few per cent.
+# Enough to distinguish settings that differ by more than a few per cent.
 TRIAL_SECONDS = 3.0
-# Images that are cut from the data and augmented at once.
+# Small batches are cut from groups of about this many images, augmented together.
 SMALL = 512
-# Relative, of float32.
+# The relative rounding error of float32.
 ROUNDING = 1e-7
 
 
@@ -64,7 +64,7 @@ def create_optimizer(config: dict, network: nn.Module, rate: float, implementati
 
 
 def load_weights(network: nn.Module, reference: str) -> None:
-    """Copies the weights of a reference file, one by one: no second copy of all is ever made."""
+    """Copies the weights of a reference file one by one, so that there is never a second copy of them all."""
     state = network.state_dict()
     missing = {name for name in state if not name.endswith("num_batches_tracked")}
     with np.load(reference) as arrays:
@@ -90,7 +90,7 @@ def device_of(job: common.Job) -> torch.device:
 
 
 def prepare(job: common.Job, settings: common.Settings) -> nn.Module:
-    """Applies the settings to the process and makes the network, with our first weights."""
+    """Applies the settings to this process and creates the network with our initial weights."""
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.benchmark = True
     network = create_network(job.config)
@@ -113,7 +113,7 @@ def autocast(job: common.Job):
 
 
 class Images:
-    """The images and labels on the device, in the memory order that the network wants."""
+    """The images and labels on the device, in the memory format of the settings."""
 
     def __init__(self, job: common.Job, settings: common.Settings):
         images, labels = map(torch.from_numpy, common.load_images(job.data))
@@ -129,7 +129,7 @@ class Images:
         return torch.randperm(len(self.images), device=self.images.device)
 
     def batches(self, order: torch.Tensor, size: int):
-        """Yields (float32 [batch, channel, height, width], labels) in an order of the images.
+        """Yields (float32 [batch, channel, height, width], labels) in the given order of the images.
 
         Small batches are cut from larger ones: an operation on four images costs as much as on many.
         """
@@ -149,7 +149,7 @@ class Images:
         return images, self.labels[index]
 
     def _crop(self, images: torch.Tensor) -> torch.Tensor:
-        """Every place a crop can have is a view of the padded images; one of them is copied."""
+        """Random crops: every possible crop is a view of the padded images, and one of them is copied."""
         p, first = self.padding, 1 if self.channels_last else 2
         size = images.shape[first]
         sides = (p, p, p, p)
@@ -163,14 +163,14 @@ class Images:
 
 
 def normalizer(job: common.Job):
-    """uint8 [batch, channel, height, width] -> float32, as `cifar_jax.augment.normalize` does."""
+    """uint8 [batch, channel, height, width] -> float32, as in `cifar_jax.steps.augment.normalize`."""
     mean, std = (torch.tensor(x, device=device_of(job)).view(3, 1, 1) for x in (job.mean, job.std))
     scale, shift = 1 / (255 * std), -mean / std
     return lambda images: torch.addcmul(shift, images.float(), scale)
 
 
 def trainer(job: common.Job, settings: common.Settings, network: nn.Module | None = None):
-    """`take(count)`, which takes training steps and waits for their end."""
+    """`take(count)`, which runs training steps and waits until they are done."""
     network = (network or prepare(job, settings)).train()
     rate = job.config["lr_schedule"]["learning_rate"]
     optimizer = create_optimizer(job.config["optimizer"], network, rate, settings.optimizer)
@@ -199,7 +199,7 @@ def trainer(job: common.Job, settings: common.Settings, network: nn.Module | Non
 
 
 def evaluator(job: common.Job, settings: common.Settings, network: nn.Module | None = None):
-    """`take(count)`, which evaluates batches and gives (loss sum, images that are right)."""
+    """`take(count)`, which evaluates batches and returns (sum of losses, number of correct predictions)."""
     network = (network or prepare(job, settings)).eval()
     data, size = Images(job, settings), job.config["eval_batch_size"]
     data.padding = data.flip = 0
@@ -227,12 +227,12 @@ def train(job: common.Job) -> dict:
 
 
 def evaluate(job: common.Job) -> dict:
-    """Measures evaluation with the job's settings; a step is a batch."""
+    """Measures evaluation with the job's settings. A step is one batch."""
     return common.measure(evaluator(job, job.settings), job.seconds, job.steps) | facts()
 
 
 def tutorial(job: common.Job) -> dict:
-    """Trains the recipe's epochs and evaluates on the test images: the accuracy."""
+    """Trains the recipe's epochs and measures the accuracy on the test images."""
     network = prepare(job, job.settings)
     take = trainer(job, job.settings, network)
     labels = np.load(os.path.join(job.data, "labels.npy"))
@@ -245,7 +245,7 @@ def tutorial(job: common.Job) -> dict:
 
 
 def choose_training(job: common.Job) -> dict:
-    """The fastest settings for training, and what it computes."""
+    """The fastest settings for training, and all times that were measured to find them."""
     return choose(job, trainer)
 
 
@@ -254,7 +254,7 @@ def choose_evaluation(job: common.Job) -> dict:
 
 
 def choose(job: common.Job, make) -> dict:
-    """Tries one setting after the other and keeps what is faster."""
+    """Tries the values of one setting after the other and keeps the fastest."""
     gpu = job.device == "gpu"
     candidates = {
         "channels_last": [True] if gpu else [False, True],
@@ -283,7 +283,7 @@ def choose(job: common.Job, make) -> dict:
 
 
 def check_training(job: common.Job) -> dict:
-    """The losses of the reference's batches, from its weights and from these moved by a rounding."""
+    """The losses of training on the reference's batches, from its weights and from slightly moved ones."""
     with np.load(job.reference) as arrays:
         batches, labels, rates = (arrays[name] for name in ("images", "labels", "rates"))
     found = {"losses": [], "moved": []}
@@ -302,7 +302,7 @@ def check_training(job: common.Job) -> dict:
 
 
 def check_evaluation(job: common.Job) -> dict:
-    """The losses of the reference's batches, with its weights and with these moved by a rounding."""
+    """The losses on the reference's batches, with its weights and with slightly moved ones."""
     with np.load(job.reference) as arrays:
         batches, labels = arrays["images"], arrays["labels"]
     found = {}
@@ -334,19 +334,19 @@ def exact_loss(network, images, labels):
 
 
 def operations(job: common.Job) -> dict:
-    """Operations of matrix products and convolutions for one image: forward, and with gradients."""
+    """Operations in matrix products and convolutions for one image: forward, and with gradients."""
     network = create_network(job.config)
     size = job.config["dataset"]["image_size"]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(torch.zeros(1, 3, size, size))
     forward = counter.get_total_flops()
-    # Every product has two in its gradient (and the first layer one, which is small). PyTorch counts
-    # the gradients of depthwise convolutions as if they were dense.
+    # The gradient of each product is two products (only one in the first layer, which is small). Not
+    # counted directly: PyTorch counts gradients of depthwise convolutions as if they were dense.
     return {"evaluate": forward, "train": 3 * forward}
 
 
 def matmul(job: common.Job) -> dict:
-    """The operations per second that a large matrix product reaches."""
+    """Measures the operations per second of a large matrix product."""
     torch.set_num_threads(job.threads)
     size = common.matmul_size(job.device)
     dtype = torch.bfloat16 if job.device == "gpu" else torch.float32
@@ -361,7 +361,7 @@ def matmul(job: common.Job) -> dict:
 
 
 def facts() -> dict:
-    """Versions and device, and the most memory of a GPU in MiB."""
+    """Versions, device, and the peak memory of a GPU in MiB."""
     gpu = torch.cuda.is_available()
     return {
         "versions": {"torch": torch.__version__},

@@ -1,10 +1,10 @@
-"""How the cost of training grows with images, batch, depth and devices.
+"""Measures how the cost of training grows with images, batch, depth and devices.
 
   python -m benchmarks.scaling
   python -m benchmarks.scaling --what=depth,batch --seconds=20
 
-Each line is a process of its own, on synthetic images. The devices are simulated: they share the cores of
-this machine, so they show what sharing a batch out costs and never a gain.
+Each row is measured in a process of its own, on synthetic images. The devices are simulated and share the
+cores of this machine, so they show what splitting a batch costs, never a gain.
 """
 
 import argparse
@@ -14,13 +14,13 @@ import sys
 from benchmarks import common, driver
 from cifar_jax.errors import UserError
 
-# Of each kind: what it is called, the values, and the network.
+# What grows -> (what is measured, the values, the network).
 GROWTHS = {
     "images": ("an epoch of LeNet, batch 128", (12_500, 25_000, 50_000), "lenet"),
     "batch": ("a step of ResNet-20 v2", (32, 64, 128, 256), "resnet20_v2"),
     "depth": ("a step of a ResNet v2, batch 128", (8, 14, 20, 32, 44), "resnet{}_v2"),
     "devices": (
-        "a step of ResNet-20 v2, global batch 128, shared out over simulated devices",
+        "a step of ResNet-20 v2, global batch 128, split over simulated devices",
         (1, 2, 4, 8),
         "resnet20_v2",
     ),
@@ -36,21 +36,21 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     kinds = ", ".join(GROWTHS)
     add("--what", type=lambda text: text.split(","), default=list(GROWTHS), help=kinds)
-    add("--device", choices=["cpu", "gpu"], default="cpu", help="on a GPU, without devices")
+    add("--device", choices=["cpu", "gpu"], default="cpu", help="a GPU cannot measure devices")
     driver.add_threads(parser)
-    add("--seconds", type=float, default=10.0, help="to measure for each line (10)")
+    add("--seconds", type=float, default=10.0, help="time to measure for each row (10)")
     args = parser.parse_args(argv)
     unknown = [kind for kind in args.what if kind not in GROWTHS]
     if unknown:
-        parser.error(f"there is no {unknown[0]!r}; there are: {kinds}")
+        parser.error(f"--what: no {unknown[0]!r}; choose from {kinds}")
     return args
 
 
 def grow(args, folder: str) -> int:
-    """Prints a table for each kind of growth."""
+    """Prints a table for each kind in --what."""
     for kind in args.what:
         if kind == "devices" and args.device == "gpu":
-            raise UserError("devices are simulated on the CPU only: give --what without them")
+            raise UserError("devices are simulated on the CPU only: leave them out of --what")
         title, values, _ = GROWTHS[kind]
         rows, first, result = [], None, None
         for value in values:
@@ -67,14 +67,22 @@ def grow(args, folder: str) -> int:
             )
             driver.tell(f"{kind} {value}: {row[2]} s")
             rows.append(row)
-        head = (kind, "grows", "seconds", "grow", "images/s", "first call in s", "memory in MiB")
+        head = (
+            kind,
+            "relative size",
+            "seconds",
+            "relative time",
+            "images/s",
+            "first call in s",
+            "memory in MiB",
+        )
         print(f"Cost of {title}:\n\n{common.table(head, rows)}\n", flush=True)
     print(driver.describe_machine(result["versions"]) + f"; {args.threads} threads")
     return 0
 
 
 def measure(args, kind: str, value: int, folder: str) -> tuple[dict, float, int]:
-    """What the worker measured, the seconds of a unit (a step or an epoch) and the images in it."""
+    """(The worker's result, the seconds of a unit, the images in it). A unit is a step or an epoch."""
     network = GROWTHS[kind][2].format(value)
     batch = value if kind == "batch" else 128
     images = value if kind == "images" else 12_500
@@ -89,7 +97,7 @@ def measure(args, kind: str, value: int, folder: str) -> tuple[dict, float, int]
         device=args.device,
         threads=args.threads,
         seconds=args.seconds,
-        # Whole epochs, so that what an epoch costs once is counted once.
+        # Whole epochs, so that costs per epoch are counted once.
         steps=unit if kind == "images" else 0,
     )
     flags = {}

@@ -1,12 +1,12 @@
-"""Trains the speedrun recipe many times: accuracy and time, beside airbench94_muon.py if that is given.
+"""Trains the speedrun recipe with many seeds and prints accuracy and time, also of airbench94_muon.py.
 
   python -m benchmarks.speedrun --device=gpu --runs=50
   python -m benchmarks.speedrun --device=gpu --runs=50 --rival=PATH/airbench94_muon.py
 
-Each run has a seed of its own, from 0. All are trained by one process that compiles once, the seed being an
-argument of the program. With a rival, which needs a GPU and PyTorch, a second process calls its `main` on
-the same images and card, in turn with ours, run by run: while one works the other waits. The table is
-printed on standard output, every run on standard error.
+Seeds count from 0. One process trains all runs and compiles once, because the seed is an argument of the
+program. With --rival, which needs a GPU and PyTorch, a second process calls the `main` of that script on
+the same images and card. The two take turns, run by run: while one works, the other waits. The table goes
+to standard output, a line per run to standard error.
 """
 
 import argparse
@@ -36,25 +36,25 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--runs", type=int, default=10, help="of each side (10)")
+    add("--runs", type=int, default=10, help="number of runs of each side (10)")
     add("--rival", default="", help="the path of airbench94_muon.py")
     add("--device", choices=["cpu", "gpu"], default="cpu")
     driver.add_threads(parser)
     add("--data", choices=["cifar10", "synthetic"], default="cifar10")
-    add("--images", type=int, default=50_000, help="of synthetic data to train on (50000)")
-    add("--epochs", type=int, help="of ours, to try the command out (the recipe's)")
-    add("--batch_size", type=int, help="the same")
-    add("--width", type=float, help="the same, of the network")
+    add("--images", type=int, default=50_000, help="number of synthetic training images (50000)")
+    add("--epochs", type=int, help="for a quick try: our epochs (the recipe's)")
+    add("--batch_size", type=int, help="for a quick try: our batch size")
+    add("--width", type=float, help="for a quick try: our network's width")
     args = parser.parse_args(argv)
     if args.runs < 1:
-        parser.error("--runs: 1 or more")
+        parser.error("--runs: must be at least 1")
     if args.rival and not os.path.isfile(args.rival):
         parser.error(f"--rival: there is no file {args.rival}")
     return args
 
 
 def compare(args, folder: str) -> int:
-    """Trains all runs and prints the table."""
+    """Trains all runs and prints the table. Returns the exit status."""
     if args.rival:
         driver.need_pytorch()
     config = recipe(args)
@@ -90,7 +90,7 @@ def compare(args, folder: str) -> int:
     machine += [f"{side}: {worker.facts['device']}" for side, worker in sides.items()]
     print("; ".join(machine), common.table(HEAD, rows(found)), sep="\n\n")
     if args.rival:
-        print(f"\nRival's time over ours, run by run: {ratios(found)}")
+        print(f"\nThe rival's time divided by ours, run by run: {ratios(found)}")
     return 0
 
 
@@ -105,7 +105,7 @@ def recipe(args):
 
 
 def write_images(args, folder: str) -> tuple:
-    """Both splits as `common.save_images`, in folders of their own; their mean and deviation."""
+    """Writes both splits into folders of their own. Returns their (mean, standard deviation)."""
     if args.data == "synthetic":
         images, labels = common.synthetic_images(args.images + args.images // 5)
         splits = [(images[: args.images], labels[: args.images])]
@@ -122,10 +122,10 @@ def write_images(args, folder: str) -> tuple:
 
 
 class Side:
-    """A worker that is started once and trains a run for each seed that it is sent.
+    """A worker process that starts once and trains one run for each seed it receives.
 
     Attributes:
-      facts: what it says when all is compiled, {"versions", "device"}.
+      facts: {"versions", "device"}, which the worker sends once everything is compiled.
     """
 
     def __init__(self, name: str, command: list[str], args):
@@ -135,11 +135,11 @@ class Side:
         environment = {
             **os.environ,
             "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[args.device],
-            # One card, the same for both.
+            # Both sides use the same card.
             "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0],
-            # Compiled anew, as its time is reported.
+            # The time to compile is reported, so nothing is reused.
             "JAX_ENABLE_COMPILATION_CACHE": "false",
-            # The card is shared with the rival, which waits meanwhile.
+            # The waiting rival keeps its memory on the same card.
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false" if args.rival else "true",
             "GLIBC_TUNABLES": malloc.SETTINGS,
         }
@@ -151,12 +151,12 @@ class Side:
             stdout=subprocess.PIPE,
             text=True,
         )
-        # Waited for here, so that the other side does not start while this one compiles.
+        # Wait here, so that the other side does not start while this one compiles.
         self.facts = self._answer()
         self._seconds_to_start = time.perf_counter() - start
 
     def run(self, seed: int) -> dict:
-        """Trains; {"accuracy", "augmented_accuracy", times in seconds}, as the worker says.
+        """Trains a run. Returns the worker's answer: "accuracy", "augmented_accuracy", and times in seconds.
 
         Raises:
           UserError: the worker failed.
@@ -171,14 +171,14 @@ class Side:
         return answer
 
     def _answer(self) -> dict:
-        # What else a side prints on standard output is no answer.
+        # Skip whatever else the worker prints.
         for line in self._process.stdout:
             if line.startswith(common.ANSWER):
                 return json.loads(line.removeprefix(common.ANSWER))
         raise UserError(f"the worker of {self._name} failed, see above")
 
     def close(self) -> None:
-        """Ends the worker."""
+        """Stops the worker."""
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
@@ -197,7 +197,7 @@ HEAD = (
 
 
 def rows(found: dict) -> list[tuple]:
-    """A line of the table for each side."""
+    """One row of the table for each side."""
     result = []
     for side, answers in found.items():
         accuracies, augmented = (
@@ -214,7 +214,7 @@ def rows(found: dict) -> list[tuple]:
 
 
 def accuracy(values: list[float]) -> str:
-    """ "mean % (deviation; 95 % interval of the mean)", by Student's distribution."""
+    """ "mean % (standard deviation; 95 % confidence interval of the mean)", by Student's t."""
     mean = f"{100 * statistics.mean(values):.3f} %"
     if len(values) < 2:
         return mean
@@ -225,7 +225,7 @@ def accuracy(values: list[float]) -> str:
 
 
 def seconds(values: list[float | None]) -> str:
-    """ "median (lowest to highest)"; a dash where a side does not tell it."""
+    """ "median (lowest to highest)", or a dash if the side does not report it."""
     return "-" if None in values else common.summary(values)
 
 

@@ -1,4 +1,4 @@
-"""The worker of our side of the speedrun: a run for each seed on standard input."""
+"""The worker of our side of the speedrun: trains a run for each seed that it reads from standard input."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from configs import default
 
 
 class Session:
-    """The recipe of a job, compiled once for all seeds, on images that lie on the device."""
+    """The recipe of a job, compiled once for all seeds, on images that are on the device."""
 
     def __init__(self, job: common.Job):
         config = config_lib.from_json(json.dumps(job.config), default.get_config())
@@ -39,7 +39,7 @@ class Session:
         self._train_data = parallel.place((train.images, train.labels))
         self._test_data = parallel.place((test.images, test.labels))
 
-        # The seed is an argument: one program for all runs.
+        # The seed is an argument, so that one program serves all runs.
         def first_state(_, seed_and_images):
             return training.fresh_state(run, *seed_and_images)
 
@@ -57,7 +57,7 @@ class Session:
         self.run(0, np.int32(0))  # compiles
 
     def run(self, seed: int, count=None) -> dict:
-        """Trains a run and evaluates it: accuracies, and seconds of what there is to time."""
+        """Trains and evaluates a run. Returns accuracies and times in seconds."""
         seed = np.uint32(seed)
         ends = [time.perf_counter()]
 

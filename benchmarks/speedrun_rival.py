@@ -1,8 +1,9 @@
-"""The worker of the rival's side of the speedrun: its script's `main` for each seed on standard input.
+"""The worker of the rival's side: calls the script's `main` for each seed it reads from standard input.
 
-The script is taken as it is: its loader finds our images in the file that it would make of a download,
-and what it would print is taken from its variables. Its clock counts whitening, training and evaluation
-with test-time augmentation; not the evaluations after each epoch, the first weights, or compilation.
+The script runs unchanged. Its loader finds our images in the file that it would write after a download, and
+its results are read from the variables that it would print. Its clock counts whitening, training and
+evaluation with test-time augmentation. It does not count evaluation after each epoch, drawing the initial
+weights, or compilation.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ def load(script: str):
     sys.argv[0] = script
     spec = importlib.util.spec_from_file_location("rival", script)
     module = importlib.util.module_from_spec(spec)
-    # torch.compile looks for the module of what it compiles.
+    # torch.compile looks up the module of what it compiles.
     sys.modules["rival"] = module
     spec.loader.exec_module(module)
     return module
@@ -40,7 +41,7 @@ def write_images(data: str, path: str) -> None:
 
 
 def create_run(module):
-    """run(seed), of a model that the script compiles in its own first, untimed run."""
+    """run(seed), with a model that the script compiles in an untimed first run."""
     model = module.CifarNet().cuda().to(memory_format=torch.channels_last)
     model.compile(mode="max-autotune")
     seen = {}
