@@ -1,4 +1,4 @@
-"""What is kept of a run, what is refused, and that what is saved is as it was when it was saved."""
+"""Checkpoints: which ones are kept, which are refused, and that a save holds the state of its moment."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ from cifar_jax.steps.state import EpochMetrics, TrainState
 from cifar_jax.storage.checkpoint import Checkpoints
 from tests.helpers import data_files, runs
 
-# Four steps an epoch of a network that compiles fast.
+# Four steps per epoch of a network that compiles fast.
 FIELDS = {
     "batch_size": 16,
     "dataset.image_size": 8,
@@ -36,7 +36,7 @@ def some_state(step: int, width: int = 3) -> TrainState:
 
 
 def test_newest_two_and_best_are_kept(tmp_path):
-    # A rate of nothing from the second epoch on: no later epoch is better than the first.
+    # From the second epoch on the learning rate is zero, so the first epoch stays the best.
     fields = FIELDS | {"num_epochs": 5, "lr_schedule.factor": 0.0}
     ended = runs.run(runs.arguments(tmp_path / "run", fields), tmp_path / "log")
     assert ended.status == 0, ended.output
@@ -48,7 +48,7 @@ def test_newest_two_and_best_are_kept(tmp_path):
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_start_over(tmp_path):
-    # Finished, with a single line of metrics.
+    # The run is finished and has one line of metrics.
     args = runs.arguments(tmp_path / "run", FIELDS | {"num_epochs": 2, "eval_every_epochs": 0})
     assert runs.run(args, tmp_path / "log").status == 0
     shutil.rmtree(tmp_path / "run" / "checkpoints")
@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(
     ended = runs.run(args, tmp_path / "log")
     assert ended.status == 1
     assert "Traceback" not in ended.output
-    # Four steps were good, the fifth (number 4) threw the weights away: the sixth gives no number.
+    # Steps are numbered from 0. Step 4 makes the weights useless, so the loss of step 5 is not finite.
     assert "not finite at step 5" in ended.output
     assert runs.digests(tmp_path / "run" / "checkpoints") == before
     assert [entry["epoch"] for entry in runs.read_metrics(tmp_path / "run")] == [1]
@@ -117,7 +117,7 @@ def cut(path):
 
 
 def save_steps(workdir, *steps):
-    """Makes checkpoints, and gives the folder of the last one."""
+    """Saves a checkpoint at each step and returns the folder of the last one."""
     with Checkpoints(workdir) as checkpoints:
         for step in steps:
             checkpoints.save(some_state(step), {"history": []}, None)
@@ -126,7 +126,7 @@ def save_steps(workdir, *steps):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A workdir with the checkpoints 3 and 5; tests copy it."""
+    """A workdir with the checkpoints 3 and 5. Tests use a copy."""
     folder = tmp_path_factory.mktemp("two")
     save_steps(folder, 3, 5)
     return folder
@@ -177,7 +177,10 @@ def test_where_every_checkpoint_is_damaged_nothing_is_touched(workdir):
     flip(workdir / "checkpoints" / "5" / "progress" / "metadata")
     os.remove(workdir / "checkpoints" / "3" / "state" / "_METADATA")
     before = runs.digests(workdir)
-    told = "every checkpoint in .* is damaged .5: progress/metadata has changed since it was saved; 3: state/_M"
+    told = (
+        "every checkpoint in .* is damaged .5: progress/metadata has changed since it was saved; "
+        "3: state/_M"
+    )
     with Checkpoints(workdir) as checkpoints, pytest.raises(UserError, match=told) as error:
         checkpoints.latest_step()
     assert "\n" not in str(error.value)
@@ -205,7 +208,7 @@ def test_every_committed_checkpoint_has_digests(tmp_path, monkeypatch):
     newest = save_steps(tmp_path, 3)
     (before,) = seen
     assert any(name.startswith("state/") for name in before)
-    # After the commit, of every file.
+    # After the commit, the digests cover every file.
     after = json.loads((newest / "sha256.json").read_text())
     assert after == {k: v for k, v in runs.digests(newest).items() if k != "sha256.json"}
     assert before.items() <= after.items()
@@ -230,7 +233,7 @@ def test_a_save_that_the_disk_refuses_is_told_in_one_line(tmp_path, monkeypatch)
     checkpoints = Checkpoints(tmp_path)
     monkeypatch.setattr(os, "rename", full)
     checkpoints.save(some_state(3), {"history": []}, None)
-    # What happens in the background is noticed at the next wait.
+    # The save fails in the background; the next wait raises its error.
     with pytest.raises(UserError, match=r"^cannot save a checkpoint in .*: No space left") as error:
         checkpoints.wait()
     assert "\n" not in str(error.value)
@@ -248,7 +251,7 @@ def test_a_checkpoint_holds_what_was_so_when_it_was_saved(tmp_path, monkeypatch)
     progress = {"history": [{"epoch": 1}], "seconds": 5.0}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(some_state(7), progress, None)
-        # The run goes on while Orbax writes.
+        # The run continues while Orbax writes.
         progress["history"].append({"epoch": 2})
         progress["seconds"] = 0.0
         changed.set()

@@ -1,4 +1,4 @@
-"""What a report says of where its figures come from, and that they come out again."""
+"""A report says which code, data and settings gave its figures, and evaluation reproduces them."""
 
 import hashlib
 import json
@@ -59,7 +59,7 @@ def test_the_revision_says_whether_files_were_changed(tmp_path):
     assert revision(str(repository)) == commit
     (repository / "file").write_text("2")
     assert revision(str(repository)) == f"{commit}+dirty"
-    # A copy of the code within another project is not at that one's commit.
+    # If the code is a copy inside another project, that project's commit is not its own.
     assert revision(str(repository / "part")) is None
 
 
@@ -70,7 +70,7 @@ def test_without_git_there_is_no_revision(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def worse_at_the_end(trained, tmp_path_factory):
-    """A run whose last epoch, at a thousand times the learning rate, is not its best."""
+    """A run whose last epoch is not its best: its learning rate is a thousand times higher."""
     workdir = tmp_path_factory.mktemp("worse") / "run"
     fields = ("num_epochs=3", "lr_schedule.boundaries=(2,)", "lr_schedule.factor=1000.0")
     answer = trained.call(

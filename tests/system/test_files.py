@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
 def test_a_written_file_replaces_the_old_one_with_the_usual_permissions(tmp_path):
     plain = tmp_path / "plain"
     plain.touch()
-    path = tmp_path / ("n" * 250)  # as long as names may nearly be
+    path = tmp_path / ("n" * 250)  # nearly the longest name that file systems allow
     for text in ("old", "new"):
         reports.write_text(path, text)
         assert path.read_text() == text

@@ -1,4 +1,4 @@
-"""A program is started again with the allocator's settings, once, and as it was called."""
+"""A program restarts itself once with the allocator's settings, with the same arguments."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def lines(**environment: str) -> list[str]:
 @pytest.mark.skipif(not malloc._is_glibc(), reason="only the GNU C library has such settings")
 def test_a_program_starts_again_with_the_settings():
     first, second, end = lines()
-    assert first == second  # in the same process
+    assert first == second  # the same process id: the program replaces itself
     assert end == f"{malloc.SETTINGS} ['--flag=a b', 'é']"
 
 
