@@ -2,9 +2,9 @@
 
   python main.py --config=configs/mobilenet_v2.py
 
-SGD with momentum 0.9, cosine from 0.1, weight decay 5e-4, crop and flip. Published by
-https://github.com/kuangliu/pytorch-cifar for a network with projected shortcuts, which this one has not:
-94.43 %. Not yet measured here in full.
+SGD with momentum 0.9, cosine schedule from 0.1, weight decay 5e-4, crop and flip.
+https://github.com/kuangliu/pytorch-cifar publishes 94.43 % for a network with projected shortcuts, which
+this one does not have. The full run has not been measured here.
 """
 
 from configs import default

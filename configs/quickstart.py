@@ -1,8 +1,9 @@
-"""Handwritten digits with a small CNN: a first run, no download, under a minute on two CPU cores.
+"""A small CNN on handwritten digits: a first run without a download, under a minute on two CPU cores.
 
   python main.py --config=configs/quickstart.py
 
-Measured (two CPU cores, seeds 0, 1, 2): 99.2, 99.2 and 99.4 % of the 360 test digits after the last epoch.
+Measured on two CPU cores: 99.2, 99.2 and 99.4 % of the 360 test digits after the last epoch, with seeds 0, 1
+and 2.
 """
 
 from configs import default

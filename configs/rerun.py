@@ -1,4 +1,4 @@
-"""The exact recipe of an earlier run, started anew: --config=configs/rerun.py:RUNDIR.
+"""Starts an earlier run again with exactly its recipe: --config=configs/rerun.py:RUNDIR.
 
 python main.py --config=configs/rerun.py:runs/NAME
 """

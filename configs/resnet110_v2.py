@@ -3,11 +3,12 @@
   python main.py --config=configs/resnet110_v2.py
 
 Batch 128, SGD with Nesterov momentum 0.9, learning rate 0.1 divided by 10 at epochs 100 and 150, weight
-decay 1e-4, crop and flip. The tutorial's 240 epochs with 80 and 160 are two overrides:
+decay 1e-4, crop and flip. For the tutorial's 240 epochs, divided at 80 and 160, override two fields:
 
   --config.num_epochs=240 --config.lr_schedule.boundaries=80,160
 
-Published by GluonCV's model zoo (CIFAR10 table): 93.7 %, with mixup 94.6 %. Not yet measured here in full.
+GluonCV's model zoo publishes 93.7 %, and 94.6 % with mixup (CIFAR10 table). The full run has not been
+measured here.
 """
 
 from configs import default

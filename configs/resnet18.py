@@ -2,9 +2,9 @@
 
   python main.py --config=configs/resnet18.py
 
-SGD with momentum 0.9, cosine from 0.1, weight decay 5e-4, crop and flip. Published for this network and
-kind of schedule by https://github.com/kuangliu/pytorch-cifar: 93.02 %. Not yet
-measured here in full.
+SGD with momentum 0.9, cosine schedule from 0.1, weight decay 5e-4, crop and flip.
+https://github.com/kuangliu/pytorch-cifar publishes 93.02 % for this network and kind of schedule. The full
+run has not been measured here.
 """
 
 from configs import default

@@ -1,22 +1,22 @@
-"""CIFAR-10 to about 94 % in eight epochs: the speedrun of airbench94_muon, in one compiled program.
+"""The speedrun of airbench94_muon, CIFAR-10 to about 94 % in eight epochs, in one compiled program.
 
   python main.py --config=configs/speedrun94.py
   python main.py --config=configs/speedrun94.py --config.model.dtype=float32 \
       --config.steps_per_dispatch=0                             # on a CPU: the same bits, with progress
 
-A whitened first layer, Muon for the convolutions and Nesterov SGD for the rest, flips that alternate
-between epochs, pictures reflected at the edge, label smoothing 0.2, 200 steps of 2,000 images. All steps are
-one dispatch; what follows is one evaluation, with mirrored and shifted views beside the plain one.
+A whitening first layer, Muon for the convolutions and Nesterov SGD for the rest, flips that alternate
+between epochs, padding by reflection, label smoothing 0.2, 200 steps of 2,000 images. All steps are one
+dispatch. One evaluation follows, plain and with mirrored and shifted views of each image.
 `python -m benchmarks.speedrun` trains many seeds and times them.
 
-Learning rates, momenta, decay and augmentation are those of airbench94_muon.py by Keller Jordan
-(https://github.com/KellerJordan/cifar10-airbench), for which he publishes 94.01 % with these views, mean of
-200 runs. Different here: brightness and contrast jitter; biases of the whitening layer are trained to the
-end with the others, there for three epochs; the batch's order is that of this project.
+Learning rates, momenta, weight decay and augmentation are those of airbench94_muon.py by Keller Jordan
+(https://github.com/KellerJordan/cifar10-airbench). He publishes 94.01 % with these views, the mean of 200
+runs. Three things differ here: brightness and contrast jitter; the biases of the whitening layer are
+trained to the end with the others (there for three epochs); the order of the examples is this project's.
 
 Measured on a JPEG copy of CIFAR-10 (two CPU cores, float32, seed 0): 89.8 % after the last epoch, 90.7 %
-with the views, in 22 minutes beside other work. What airbench94_muon reaches on that copy was not measured,
-nor was anything on a GPU.
+with the views, in 22 minutes beside other work. The accuracy that airbench94_muon reaches on that copy was
+not measured, and nothing was measured on a GPU.
 """
 
 from configs import default
@@ -38,17 +38,17 @@ def get_config():
     config.optimizer.muon_momentum = 0.6
     config.optimizer.newton_schulz_steps = 3
     config.optimizer.momentum = 0.85
-    # The original's rates are for sums over the batch, of which these take means, and for a head whose
-    # weights are 256 times these: 0.053 * 2000 = 106 and 0.67 * 2000 / 256**2 = 0.0204, of 0.24.
+    # The original's rates are for a loss summed over the batch (here: averaged) and for a head with weights
+    # 256 times as large: 0.053 * 2000 = 106 and 0.67 * 2000 / 256**2 = 0.0204, as multiples of 0.24.
     config.optimizer.bias_lr_factor = 442.0
     config.optimizer.head_lr_factor = 0.0852
-    # 2e-6 * 2000 a step at the highest rate, 0.24.
+    # 2e-6 * 2000 per step at the highest learning rate, 0.24.
     config.optimizer.weight_decay = 1 / 60
     config.lr_schedule.name = "linear"
     config.lr_schedule.learning_rate = 0.24
     config.eval_every_epochs = 0
     config.eval_batch_size = 2000
     config.test_time_augmentation = "mirror_and_shift"
-    # More than there are: one dispatch.
+    # More than the run has, so all steps are one dispatch.
     config.steps_per_dispatch = 1000
     return config

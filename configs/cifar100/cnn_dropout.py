@@ -1,8 +1,8 @@
-"""Two 5x5 convolutions with max pooling and dropout on CIFAR-100.
+"""A CNN of two 5x5 convolutions with max pooling and dropout on CIFAR-100.
 
   python main.py --config=configs/cifar100/cnn_dropout.py
 
-Not yet measured here.
+Not measured on CIFAR-100 yet.
 """
 
 from configs import default
