@@ -18,7 +18,11 @@ from cifar_jax.data.source import Images, Source, progress
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
-TEST_FOLDERS = ("test", "val", "validation", "valid")
+# The names of split folders, in any case; the first one that is there counts.
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "validation", "valid")
+# Folders that systems and programs leave behind. Hidden folders are skipped too.
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 # How many broken pictures a message names.
 _NAMED = 3
 
@@ -66,15 +70,16 @@ def _splits(folder: str, share: float, seed: int) -> tuple[dict, dict]:
     if not os.path.isdir(folder):
         raise UserError(f"config.dataset.path: {shown} is a file, not a folder")
     here = _subfolders(folder)
-    test_folder = next((name for name in TEST_FOLDERS if name in here), None)
-    if "train" in here and test_folder:
-        train, test = (_classes(os.path.join(folder, name)) for name in ("train", test_folder))
+    train_folder, test_folder = _first(TRAIN_FOLDERS, here), _first(TEST_FOLDERS, here)
+    if train_folder and test_folder:
+        splits = (train_folder, test_folder)
+        train, test = (_classes(os.path.join(folder, name)) for name in splits)
         for name in sorted(train.keys() ^ test.keys()):
-            has, lacks = ("train", test_folder) if name in train else (test_folder, "train")
+            has, lacks = splits if name in train else reversed(splits)
             raise UserError(f"{shown}: the class {name!r} is in {has}, but not in {lacks}")
         return train, test
-    if "train" in here and _subfolders(os.path.join(folder, "train")):
-        raise UserError(f"{shown} has a folder train, but no folder test or val beside it")
+    if train_folder and _subfolders(os.path.join(folder, train_folder)):
+        raise UserError(f"{shown} has a folder {train_folder}, but no folder test or val beside it")
     classes = _classes(folder)
     train, test = {}, {}
     for name, paths in classes.items():
@@ -105,8 +110,16 @@ def _classes(folder: str) -> dict[str, list[str]]:
 
 
 def _subfolders(folder: str) -> list[str]:
+    """The names of a folder's subfolders, without hidden ones and those of `SYSTEM_FOLDERS`."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        names = [entry.name for entry in entries if entry.is_dir()]
+    return sorted(n for n in names if not n.startswith(".") and n not in SYSTEM_FOLDERS)
+
+
+def _first(wanted: tuple[str, ...], names: list[str]) -> str | None:
+    """The name that matches the earliest of the wanted names, whatever its case; None without one."""
+    by_lower_case = {name.lower(): name for name in reversed(names)}
+    return next((by_lower_case[name] for name in wanted if name in by_lower_case), None)
 
 
 def _size_and_time(path: str) -> tuple[int, int]:

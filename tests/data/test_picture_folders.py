@@ -182,3 +182,20 @@ def test_train_evaluate_and_predict_on_a_folder(trained, pictures, tmp_path):
     assert len(answer.json()["predictions"]) == 10
     names = {entry["name"] for entry in answer.json()["predictions"][0]["classes"]}
     assert names == {"ant", "cat", "dog"}
+
+
+def test_folders_that_systems_leave_are_no_classes(pictures, config):
+    for name in ("__MACOSX", "@eaDir", "lost+found", ".ipynb_checkpoints", ".DS_Store"):
+        (pictures / name / "._cat").mkdir(parents=True)
+    assert datasets.load(config, seed=0).class_names == ("ant", "cat", "dog")
+
+
+@pytest.mark.parametrize("train", ["Train", "TRAINING"])
+@pytest.mark.parametrize("test", ["Testing", "valid", "Validation", "VAL"])
+def test_split_folders_may_have_other_usual_names(tmp_path, config, train, test):
+    for split, count in ((train, 3), (test, 2), ("__MACOSX", 1)):
+        for name in ("a", "b"):
+            fill(tmp_path / "pictures" / split / name, count)
+    data = datasets.load(config, seed=0)
+    assert data.class_names == ("a", "b")
+    assert (len(data.train.labels), len(data.test.labels)) == (6, 4)
