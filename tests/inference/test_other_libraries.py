@@ -16,6 +16,7 @@ import safetensors.numpy
 from cifar_jax.errors import UserError
 from cifar_jax.inference import other_libraries, weights
 from cifar_jax.models import create_model
+from tests.helpers.compiling import fast_jit
 
 torch = pytest.importorskip("torch")
 from tests.helpers import torchvision_names as theirs  # noqa: E402
@@ -60,9 +61,7 @@ def test_the_logits_are_pytorchs(tmp_path, name, stem, size):
     assert notes == []
 
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
-    # Compiling is what takes the time here.
-    apply = jax.jit(model.apply, compiler_options={"xla_backend_optimization_level": 0})
-    found = np.asarray(apply(variables, images))
+    found = np.asarray(fast_jit(model.apply)(variables, images))
     with torch.no_grad():
         expected = twin(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()

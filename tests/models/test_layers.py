@@ -1,5 +1,6 @@
-"""The layers against formulas and invariants; padding, pooling and activations are compared with
-PyTorch's inside of the networks (test_torch_twins.py).
+"""The layers, checked against formulas and invariants.
+
+test_torch_twins.py compares padding, pooling and activations with PyTorch's, within whole networks.
 """
 
 import functools
@@ -13,10 +14,7 @@ import pytest
 from cifar_jax.errors import UserError
 from cifar_jax.models import layers
 from cifar_jax.ops import cpu_kernels
-
-# Compiling is what takes the time in these tests, running is nothing.
-fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
+from tests.helpers.compiling import fast_jit
 
 # --- Pooling ------------------------------------------------------------------------------------
 
@@ -36,7 +34,7 @@ def test_max_pool_is_the_native_one_forward_and_backward(
 ):
     if not with_kernels:
         monkeypatch.setattr(cpu_kernels, "available", lambda *arrays: False)
-    # Small whole numbers, so that there are ties; negative ones, so that padding must not win.
+    # Few different whole numbers, so that there are ties. All are negative, so padding with 0 would win.
     x = np.float32(np.random.default_rng(0).integers(-9, -4, size=shape))
 
     def ours(x):
@@ -52,9 +50,9 @@ def test_max_pool_is_the_native_one_forward_and_backward(
 
     for found, expected in zip(outcome(ours), outcome(native), strict=True):
         np.testing.assert_array_equal(found, expected)
-    x[-1] = -np.inf  # no more than the padding
+    x[-1] = -np.inf  # as small as the padding
     np.testing.assert_array_equal(outcome(ours)[0], native(x))
-    x[0, 1, 1, 0] = np.nan  # must not be lost: training stops on it
+    x[0, 1, 1, 0] = np.nan  # must reach the loss: training stops on NaN
     assert np.any(np.isnan(ours(x)))
     np.testing.assert_array_equal(ours(x), native(x))
 
@@ -63,7 +61,7 @@ def test_max_pool_is_the_native_one_forward_and_backward(
 
 
 def batch_norm_float64(x, scale, bias, mean, var):
-    """Ioffe and Szegedy's formula: the output, then the running mean and variance after it."""
+    """Ioffe and Szegedy's formula in float64. Returns the output and the new running mean and variance."""
     x = np.asarray(x, np.float64)
     axes = tuple(range(x.ndim - 1))
     y = (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5) * scale + bias
@@ -93,7 +91,7 @@ def test_batch_norm_is_the_formula_with_the_unbiased_running_variance(shape):
     found = (y, updated["batch_stats"]["mean"], updated["batch_stats"]["var"])
     for got, want in zip(found, expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5)
-    # Evaluation uses what training left behind, and leaves it alone.
+    # Evaluation uses the running statistics and does not change them.
     y = layers.BatchNorm().apply({"params": params, "batch_stats": stats}, x, train=False)
     want = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
     np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
@@ -108,7 +106,7 @@ def test_batch_norm_does_not_cancel_once_the_running_mean_is_near():
     for _ in range(60):
         y, updated = step(params, stats, x)
         stats = updated["batch_stats"]
-    # After 60 steps the running mean is still 1000 * 0.9^60 = 1.8 short, and that is near enough.
+    # After 60 steps the running mean is still too low by 1000 * 0.9^60 = 1.8. That is close enough.
     expected = batch_norm_float64(x, 1.0, 0.0, 0.0, 1.0)[0]
     np.testing.assert_allclose(y, expected, atol=1e-3)
     np.testing.assert_allclose(y.std(0), 1.0, atol=1e-4)
@@ -157,7 +155,7 @@ def test_devices_share_the_key_and_draw_what_one_device_draws(kind):
     for devices in (2, 8):
         found = mapped(x.reshape(devices, 8 // devices, 6, 5))
         np.testing.assert_array_equal(found.reshape(8, 6, 5), alone)
-    # No two examples have the same mask, nor do two keys give the same.
+    # Each example has a mask of its own, and another key gives other masks.
     ones = np.asarray(draw(np.ones_like(x)))
     assert len(np.unique(ones.reshape(8, -1), axis=0)) == 8
     assert np.any(ones != draw(np.ones_like(x), 1))
@@ -166,7 +164,7 @@ def test_devices_share_the_key_and_draw_what_one_device_draws(kind):
 def test_dropout_keeps_the_mean_and_sets_the_share_to_zero():
     y = np.asarray(drop(layers.Dropout(0.2), jnp.full((50, 2000), 3.0)))
     np.testing.assert_allclose(np.unique(y), [0.0, 3.0 / 0.8], rtol=1e-6)
-    # 100,000 draws: the share's standard deviation is 0.4 / 316 = 0.0013.
+    # 100,000 draws: the standard deviation of the share of zeros is 0.4 / 316 = 0.0013.
     assert abs(np.mean(y == 0) - 0.2) < 0.006
 
 

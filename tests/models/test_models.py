@@ -1,6 +1,6 @@
-"""The networks and their layers, against numbers and formulas that were derived elsewhere.
+"""The networks, checked against published numbers and formulas and against sums by hand.
 
-Whole networks are compared with PyTorch's in test_torch_twins.py.
+test_torch_twins.py compares whole networks with PyTorch's.
 """
 
 import functools
@@ -14,8 +14,9 @@ import pytest
 
 from cifar_jax.errors import UserError
 from cifar_jax.models import HEAD, MODELS, OPTIONS, create_model, mobilenet_v2, model_options
+from tests.helpers.compiling import fast_jit
 
-# One of each family; the others differ in depth alone.
+# One network of each family. The others differ only in depth.
 FAMILIES = [
     "linear",
     "mlp",
@@ -28,17 +29,14 @@ FAMILIES = [
     "airbench94",
 ]
 
-# Compiling is what takes the time in these tests, running is nothing.
-fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def shapes_of(model, side=32):
-    """The variables' shapes and types; nothing is computed."""
+    """Shapes and dtypes of the variables. Computes nothing."""
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
 
 
 def initialised(model, side, *names):
-    """The initial variables of these names, such as "params/head/bias"; no others are computed."""
+    """The initial variables with these names, such as "params/head/bias". Computes no others."""
 
     @fast_jit
     def pick(key):
@@ -58,28 +56,28 @@ def initialised(model, side, *names):
         ("linear", {}, 10, 3072 * 10 + 10),
         ("mlp", {}, 10, 3072 * 1024 + 1024 + 1024 * 10 + 10),
         ("mlp", {"hidden_sizes": (7, 5)}, 3, 3072 * 7 + 7 + 7 * 5 + 5 + 5 * 3 + 3),
-        # Batch norm's two parameters per feature take the place of the bias.
+        # Batch norm's two parameters per feature replace the bias.
         ("mlp", {"hidden_sizes": (7,), "batch_norm": True}, 3, 3072 * 7 + 2 * 7 + 7 * 3 + 3),
         ("lenet", {}, 10, 62_006),
         ("cnn", {"downsample": "stride"}, 10, 11_642),
         ("cnn", {"downsample": "max_pool"}, 10, 11_642),
         ("cnn", {"batch_norm": True}, 10, 11_642 + 2 * 16),
         ("resnet20_v2", {}, 10, 272_282),
-        # Beyond depth 20, six more layers are one more block in each stage. A block of c channels
-        # has two 3x3 convolutions and two batch norms: 18 c^2 + 4 c.
+        # Six more layers than 20 mean one more block in each stage. A block of c channels has two
+        # 3x3 convolutions and two batch norms: 18 c^2 + 4 c.
         ("resnet56_v2", {}, 10, 272_282 + 6 * sum(18 * c * c + 4 * c for c in (16, 32, 64))),
         ("resnet110_v2", {}, 10, 272_282 + 15 * sum(18 * c * c + 4 * c for c in (16, 32, 64))),
-        # Against v2: batch norm after the stem (32) instead of before the head (-128); the first
-        # block of stages 2 and 3 normalises c channels where v2 normalises c/2 (+32, +64), and
-        # its shortcut has a batch norm (+64, +128).
+        # Differences from v2: batch norm after the stem (+32) instead of before the head (-128). The
+        # first block of stages 2 and 3 normalises c channels instead of c/2 (+32, +64), and its
+        # shortcut has a batch norm (+64, +128).
         ("resnet20_v1", {}, 10, 272_282 + 32 - 128 + 32 + 64 + 64 + 128),
         ("resnet18", {}, 10, 11_173_962),
-        # As torchvision states them.
+        # From torchvision's documentation.
         ("resnet18", {"stem": "imagenet"}, 1000, 11_689_512),
         ("resnet34", {"stem": "imagenet"}, 1000, 21_797_672),
         ("mobilenet_v2", {}, 1000, 3_504_872),
         ("mobilenet_v2", {}, 10, 2_236_682),
-        # As airbench94_muon.py has them, whose whitening kernel of 288 is not trained.
+        # From airbench94_muon.py. Its whitening kernel (288 weights) is not trained, so not counted.
         ("airbench94", {}, 10, 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256**2) + 1152 + 2560),
     ],
 )
@@ -174,10 +172,10 @@ def test_what_does_not_exist_is_answered_by_what_does(name, options, message):
 @pytest.mark.parametrize(
     ("name", "options", "smallest"),
     [
-        # Forwards: 16 - 4 = 12, 6, 6 - 4 = 2, 1.
+        # Sizes after each layer: 16 - 4 = 12, 6, 6 - 4 = 2, 1.
         ("lenet", {}, 16),
         ("cnn", {"downsample": "max_pool"}, 16),
-        # (13 - 5) // 2 + 1 = 5, then 1.
+        # Sizes after each layer: (13 - 5) // 2 + 1 = 5, then 1.
         ("cnn", {"downsample": "stride"}, 13),
     ],
 )
@@ -202,7 +200,7 @@ def test_networks_with_global_pooling_take_images_of_any_size(name):
 
 
 def assert_normal(kernel, std):
-    """Mean and deviation within five standard errors; a tail as a normal distribution has it."""
+    """Asserts the mean and standard deviation to five standard errors, and the tail's length."""
     kernel = np.asarray(kernel, np.float64)
     error = std / math.sqrt(kernel.size)
     assert abs(kernel.mean()) < 5 * error
@@ -213,7 +211,8 @@ def assert_normal(kernel, std):
 def assert_uniform(values, bound):
     values = np.asarray(values, np.float64)
     assert 0.9 * bound < np.abs(values).max() <= bound
-    # The deviation of U(-b, b) is b / sqrt(3); 2 / sqrt(5 n) of it is the error's own deviation.
+    # The standard deviation of U(-b, b) is b / sqrt(3). Its estimate from n values has the relative
+    # standard error 1 / sqrt(5 n) = 0.45 / sqrt(n).
     assert abs(values.std() * math.sqrt(3) / bound - 1) < 5 * 0.45 / math.sqrt(values.size)
 
 
@@ -253,7 +252,7 @@ def test_resnet_starts_as_torchvision_starts_it():
         "batch_stats/stage3_block1/bn2/var",
         "batch_stats/stage3_block1/bn2/mean",
     )
-    # fan out: 9 * 64, though there are but 32 channels in.
+    # The fan out is 9 * 64; the fan in is only 9 * 32.
     assert_normal(conv, math.sqrt(2 / (9 * 64)))
     assert_uniform(head, 64**-0.5)
     assert np.all(scale == 1)
@@ -307,15 +306,15 @@ def test_bfloat16_computes_nearly_what_float32_does(name, options):
         variables, images
     )
     error = np.abs(found - expected).max() / np.abs(expected).max()
-    assert 0 < error < 0.05  # a bfloat16 has 8 bits of mantissa, 1/256 = 0.004 a rounding
+    assert 0 < error < 0.05  # bfloat16 has 8 significant bits: each rounding errs by up to 1/256
 
 
-# --- Several devices (played by vmap with an axis name), dropout --------------------------------
+# --- Several devices (simulated by vmap with an axis name), dropout -----------------------------
 
 
 @pytest.mark.parametrize("activation", ["relu", "selu"])
 def test_four_devices_compute_what_one_computes(activation):
-    """With synchronised batch norm and dropout: logits, statistics and averaged gradients."""
+    """Compares logits, running statistics and gradients, with synchronised batch norm and dropout."""
     images = jax.random.normal(jax.random.key(0), (8, 2, 2, 3))
     labels = jnp.arange(8) % 3
     options = {"hidden_sizes": (16,), "activation": activation, "batch_norm": True, "dropout": 0.5}
@@ -383,12 +382,12 @@ def test_dropout_is_for_training_only_and_off_by_default(name, options):
 
     trace(train=True)
     trace(train=False, dropout=0.5)
-    with pytest.raises(flax.errors.InvalidRngError):  # no key was given, and one is needed
+    with pytest.raises(flax.errors.InvalidRngError):  # dropout needs a key and has none
         trace(train=True, dropout=0.5)
 
 
 # Klambauer et al., 2017, section 3: a = (q + alpha'^2 q (1 - q))^(-1/2), b = -a (1 - q) alpha',
-# with q = 1/2 and alpha' = -1.7580993; what is dropped becomes a alpha' + b.
+# with q = 1/2 and alpha' = -1.7580993. A dropped value becomes a alpha' + b.
 @pytest.mark.parametrize(
     ("activation", "dropped"),
     [("relu", 0.0), ("selu", -1.7580993 / 2 * (0.5 + 1.7580993**2 / 4) ** -0.5)],
@@ -397,12 +396,12 @@ def test_mlp_drops_to_zero_or_to_the_limit_of_selu(activation, dropped):
     model = create_model("mlp", 64, hidden_sizes=(64,), activation=activation, dropout=0.5)
     images = 1 + jax.random.normal(jax.random.key(0), (32, 2, 2, 3))
     params = fast_jit(model.init)(jax.random.key(1), images)["params"]
-    # With the identity for a head, the logits are the hidden layer; its bias makes it positive.
+    # The head is the identity, so the logits are the hidden layer. Its bias makes it positive.
     params["dense1"]["bias"] = jnp.full(64, 100.0)
     params["head"]["kernel"] = jnp.eye(64)
     apply = fast_jit(functools.partial(model.apply, train=True))
     logits = apply({"params": params}, images, rngs={"dropout": jax.random.key(2)})
-    # 2048 draws: the share's standard deviation is 0.011.
+    # 2048 draws: the standard deviation of the dropped share is 0.011.
     assert abs(np.mean(np.isclose(logits, dropped, atol=1e-4)) - 0.5) < 0.05
 
 
@@ -410,7 +409,7 @@ def test_mlp_drops_to_zero_or_to_the_limit_of_selu(activation, dropped):
 
 
 def training_loss(model, variables):
-    """A function of the parameters to (a loss in training mode, the new statistics)."""
+    """A function: parameters -> (a loss in training mode, the new running statistics)."""
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
 
     def loss(params):
@@ -428,7 +427,9 @@ def training_loss(model, variables):
 
 @pytest.mark.parametrize("name", ["resnet8_v1", "resnet8_v2", "mobilenet_v2"])
 def test_remat_keeps_less_for_the_backward_pass(name, monkeypatch):
-    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3])  # Tracing takes time.
+    monkeypatch.setattr(
+        mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3]
+    )  # fewer stages trace faster
     options = {"dropout": 0.5} if name == "mobilenet_v2" else {}
     plain, remat = (create_model(name, 10, remat=on, **options) for on in (False, True))
     variables = shapes_of(plain)

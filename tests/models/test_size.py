@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds, against sums by hand and published ones."""
+"""Parameters and multiply-adds, checked against sums by hand and published numbers."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from cifar_jax.models import layers, size
 
 def test_lenet_by_hand():
     model = models.create_model("lenet", 10)
-    # Places of the result, times the 5x5 window, times channels in and out; then rows by columns.
+    # Convolution: output pixels times the 5x5 window times channels in and out. Dense: inputs times outputs.
     convolutions = 28 * 28 * (5 * 5 * 3 * 6) + 10 * 10 * (5 * 5 * 6 * 16)
     dense = 400 * 120 + 120 * 84 + 84 * 10
     assert convolutions + dense == 651_720
@@ -26,14 +26,14 @@ def test_softmax_regression_on_small_images():
 
 
 def test_resnet18_as_published():
-    # He et al. (2016), table 1: 1.8 billion for images of 224x224; torchvision gives the parameters.
+    # He et al. (2016), table 1: 1.8 billion for 224x224 images. The parameters are torchvision's.
     model = models.create_model("resnet18", 1000, stem="imagenet")
     assert size.multiply_adds(model, 224) == pytest.approx(1.8e9, rel=0.01)
     assert size.parameters(model, 224) == 11_689_512
 
 
 def test_airbench94_by_hand():
-    # Places, window, channels in and out; the second convolution of a group is behind its pooling.
+    # Output pixels, window, channels in and out. Each group pools before its second convolution.
     whitening = 31 * 31 * (2 * 2 * 3 * 24)
     first = 31 * 31 * (9 * 24 * 64) + 15 * 15 * (9 * 64 * 64)
     second = 15 * 15 * (9 * 64 * 256) + 7 * 7 * (9 * 256 * 256)

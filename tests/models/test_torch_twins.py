@@ -1,10 +1,8 @@
-"""Each network computes what a PyTorch network of the same weights computes, and its gradients.
+"""Each network gives the logits and gradients of a PyTorch network with the same weights.
 
-Both run in float64, where rounding cannot hide a small difference of formula (1e-5 of epsilon, n
-against n - 1, a pixel of padding); a float32 run then differs from that by rounding alone.
+Both run in float64, so that rounding cannot hide a small difference in a formula: an epsilon of 1e-5, n or
+n - 1, a pixel of padding. A float32 run then differs only by rounding.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +10,15 @@ import numpy as np
 import pytest
 
 from cifar_jax.models import create_model, layers
+from tests.helpers.compiling import fast_jit
 
 torch = pytest.importorskip("torch")
 from tests.helpers import torch_twins as twins  # noqa: E402
 
 CLASSES = 5
 
-# Name, options, image height and width, the twin. Sides are odd or unequal where the net allows, as
-# it is there that paddings differ.
+# Name, options, image height and width, the PyTorch network. Sides are odd or unequal if the network
+# allows it, because paddings differ there.
 CASES = {
     "linear": ("linear", {}, (3, 4), lambda: twins.Linear(36, CLASSES)),
     "lenet": ("lenet", {}, (32, 32), lambda: twins.LeNet(CLASSES)),
@@ -126,7 +125,7 @@ def test_equals_pytorch_in_evaluation_and_in_training(case):
         key: parameter.grad for key, parameter in twin.named_parameters() if parameter.requires_grad
     }
     assert found.keys() == expected.keys()
-    # Some gradients are zero in theory, so errors are measured against the largest of the network.
+    # Some gradients are zero in theory, so errors are relative to the network's largest gradient.
     scale = max(float(value.abs().max()) for value in expected.values())
     for key in expected:
         assert_close(found[key], expected[key], scale)
@@ -136,7 +135,7 @@ def test_equals_pytorch_in_evaluation_and_in_training(case):
 
 
 def random_variables(model, images, rng):
-    """Float64 variables that keep activations near 1, with no value at its default."""
+    """Random float64 variables that keep activations near 1. None has its default value."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(images))
 
     def draw(path, leaf):
@@ -151,10 +150,9 @@ def random_variables(model, images, rng):
 
 
 def evaluate_and_train(model):
-    """(variables, images, labels) -> logits in eval and train, loss, gradients, statistics."""
+    """(variables, images, labels) -> logits in eval and train, loss, gradients, running statistics."""
 
-    # Compiling is what takes the time here, running is nothing.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @fast_jit
     def run(variables, images, labels):
         others = {key: value for key, value in variables.items() if key != "params"}
 
@@ -188,6 +186,6 @@ def test_alpha_dropout_gives_the_two_values_that_pytorch_gives(rate):
     torch.manual_seed(0)
     theirs = torch.nn.functional.alpha_dropout(torch.from_numpy(inputs), rate, training=True)
     np.testing.assert_allclose(np.unique(ours), np.unique(theirs.numpy()), rtol=1e-5)
-    # The larger of the two is that of what was kept.
+    # The larger of the two values is that of the kept inputs.
     kept = np.mean(np.asarray(ours) == np.max(ours))
     np.testing.assert_allclose(kept, 1 - rate, atol=0.02)  # 4 standard deviations

@@ -1,4 +1,7 @@
-"""Convolution against XLA's own in float64 and float32, forward and backward, by every way there is."""
+"""Convolution, forward and backward, compared with XLA's, with the C++ kernels and without them.
+
+The reference is XLA's result in float64.
+"""
 
 import functools
 
@@ -12,6 +15,7 @@ from jax import lax
 from cifar_jax.models import create_model, layers
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.ops.convolution import conv_general_dilated
+from tests.helpers.compiling import fast_jit
 
 # height, width, window, stride, padding, channels in, channels out, groups
 CASES = [
@@ -28,7 +32,7 @@ CASES = [
     (4, 5, 2, 1, 3, 3, 4, 1),
     (2, 1, 5, 1, 2, 3, 4, 1),
     (6, 5, 3, 1, 1, 9, 50, 1),
-    # Enough channels for Winograd's algorithm, on sides that its squares do not divide.
+    # Enough channels for Winograd's algorithm; the sides are no multiples of its tiles.
     (7, 6, 3, 1, 1, 32, 64, 1),
     (8, 8, 3, 1, 0, 64, 32, 1),
     (5, 9, 3, 1, 2, 48, 32, 1),
@@ -42,7 +46,7 @@ CASES = [
 
 
 def outcome(convolution, dtype, images, kernel, strides, padding, groups):
-    """The output and both gradients for a random cotangent, NumPy arrays."""
+    """The output and both gradients for a random cotangent, as NumPy arrays."""
 
     def convolve(images, kernel):
         return convolution(
@@ -54,8 +58,7 @@ def outcome(convolution, dtype, images, kernel, strides, padding, groups):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
-    # Compiling is what takes the time in these tests, running is nothing.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @fast_jit
     def run(images, kernel, cotangent):
         out, vjp = jax.vjp(convolve, images, kernel)
         return out, *vjp(cotangent)
@@ -68,7 +71,7 @@ def outcome(convolution, dtype, images, kernel, strides, padding, groups):
 
 
 def worst(found, expected) -> float:
-    """The largest error of the three arrays, relative to the largest value of each."""
+    """The largest error in the three arrays. Errors are relative to the largest value of their array."""
     return max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found, expected, strict=True))
 
 
@@ -84,13 +87,13 @@ def test_equals_the_native_convolution_forward_and_backward(case, monkeypatch):
         found = outcome(conv_general_dilated, jnp.float64, *arguments)
     assert worst(found, expected) <= 1e-13
     assert worst(outcome(conv_general_dilated, jnp.float32, *arguments), expected) <= 1e-6
-    # As on a machine that has no compiler.
+    # Without the kernels, as on a machine without a compiler.
     monkeypatch.setattr(cpu_kernels, "available", lambda *arrays: False)
     assert worst(outcome(conv_general_dilated, jnp.float32, *arguments), expected) <= 1e-6
 
 
 def convolutions_of(name: str, image_size: int = 32, **options) -> set[tuple]:
-    """(height, width, channels, kernel, strides, padding, groups) of a network's convolutions."""
+    """(height, width, channels, kernel, strides, padding, groups) of each convolution in a network."""
     calls = set()
 
     def record(call, args, kwargs, context):

@@ -1,6 +1,6 @@
-"""The kernels of our own on the CPU: batch norm's sums, independence of threads, what goes wrong.
+"""The C++ kernels for the CPU: normalisation, the same bits with any number of threads, failed builds.
 
-Convolution by them is tested in test_convolution.py.
+test_convolution.py tests their convolution.
 """
 
 import hashlib
@@ -104,9 +104,9 @@ def test_the_number_of_threads_changes_no_bit():
 
 @pytest.fixture
 def unbuilt(monkeypatch, tmp_path):
-    """As on a machine where the kernels were never built, with an empty cache folder."""
+    """An empty cache folder, as if the kernels had never been built. Returns its parent folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cpu_kernels, "_register", lambda version, library: None)  # once a process
+    monkeypatch.setattr(cpu_kernels, "_register", lambda version, library: None)  # once per process
     cpu_kernels.version.cache_clear()
     yield tmp_path
     cpu_kernels.version.cache_clear()
