@@ -1,4 +1,4 @@
-"""Calibration against numbers by hand."""
+"""Calibration, checked against numbers worked out by hand."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from cifar_jax.inference.calibration import BINS, calibrate
 
 
 def test_two_bins_by_hand():
-    # Three predictions of 0.9, two right; two of 0.6, none right.
+    # Three predictions at 0.9, two of them right. Two at 0.6, both wrong.
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
     got = calibrate(probabilities, np.array([0, 1, 1, 1, 0]))
     assert got.count.sum() == 5
     assert got.count[13] == 3  # 0.9 is in (13/15, 14/15]
-    assert got.count[8] == 2  # 0.6 is 9/15, the upper edge of its bin
+    assert got.count[8] == 2  # 0.6 = 9/15 is the upper edge of its bin
     assert got.accuracy[13] == pytest.approx(2 / 3)
     assert got.confidence[8] == pytest.approx(0.6)
     assert got.expected_error == pytest.approx(3 / 5 * (0.9 - 2 / 3) + 2 / 5 * 0.6)

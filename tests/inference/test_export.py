@@ -1,4 +1,4 @@
-"""Exported networks, run by other programs, give what the network gives here."""
+"""Exported networks give the same probabilities in other programs as here."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from configs import default
 
 CLASSES = tuple("abcdefg")
 
-# A network of every kind, small: (name, options, size it takes, size of the images if another).
+# A small network of every kind: (name, options, input size, size of the images if it differs).
 NETWORKS = {
     "linear": ("linear", {}, 8, None),
     **{
@@ -47,7 +47,7 @@ NETWORKS = {
 
 
 def random_weights(name, options, size, enlarged_from=None, dtype="float32") -> weights.Weights:
-    """Weights under which classes, examples and every statistic of batch norm differ clearly."""
+    """Random weights. Outputs differ clearly between classes and examples, as do batch norm's statistics."""
     model = create_model(name, num_classes=len(CLASSES), **options)
     rng = np.random.default_rng(0)
 
@@ -73,11 +73,11 @@ def random_weights(name, options, size, enlarged_from=None, dtype="float32") -> 
 
 
 def check(run, found: weights.Weights) -> None:
-    """`run` gives the probabilities of the network, for a batch of any size."""
+    """Asserts that `run` gives the network's probabilities for batches of different sizes."""
     size = predict.picture_size(found)
     images = np.random.default_rng(1).integers(0, 256, (3, size, size, 3), np.uint8)
     expected = predict.probabilities(found, images)
-    # Else a network that answers the same to everything would do.
+    # Otherwise a network with constant output would pass.
     assert np.ptp(expected, axis=0).max() > 0.01
     for count in (1, 3):
         got = np.asarray(run(images[:count]))
@@ -150,7 +150,7 @@ def depthwise(x):
     )
 
 
-# Those that the bytecode has in another form.
+# The operations that are rewritten into another form for the bytecode.
 OPERATIONS = {
     "depthwise": depthwise,
     "max_pool": lambda x: nn.max_pool(x, (3, 2), (2, 1), ((1, 1), (0, 1))),
@@ -180,7 +180,7 @@ def test_iree_runs_operations_in_that_form(name):
 
 def test_stablehlo_is_portable_bytecode_that_calls_no_runtime():
     data = export.to_stablehlo(random_weights(*NETWORKS["mobilenet_v2"]))
-    # The magic number of MLIR's bytecode, and who wrote it.
+    # MLIR bytecode starts with a magic number and the name of its producer.
     assert data.startswith(b"ML\xefR")
     assert b"StableHLO_v" in data[:20]
     assert b"convolution" in data
@@ -260,7 +260,7 @@ def test_the_command_takes_the_newest_weights_out_of_a_run(trained, tmp_path):
     assert answer.status == 0, answer
     got = weights.load(tmp_path / "linear.safetensors")
     latest = find.find_weights("latest", str(trained.workdir), default.get_config())
-    assert got.chosen_on == ""  # the best's names the split
+    assert got.chosen_on == ""  # best.safetensors would name the split here
     jax.tree.map(np.testing.assert_array_equal, got.variables, latest.variables)
 
 

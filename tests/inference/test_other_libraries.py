@@ -1,4 +1,4 @@
-"""Weights under torchvision's and timm's names: the same logits, every tensor accounted for."""
+"""Weights files of torchvision and timm give the same logits here. Every tensor must be accounted for."""
 
 import functools
 import io
@@ -31,7 +31,7 @@ NETWORKS = {
 
 
 def zeros(name, classes=CLASSES, **options):
-    """A model and its variables, all zero."""
+    """A model and its variables, filled with zeros."""
     model = create_model(name, classes, **options)
     images = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
@@ -44,7 +44,7 @@ def network(name, imagenet=True):
 
 
 def save(path, name="resnet18", change=lambda tensors: tensors):
-    """A state dict as .safetensors, without PyTorch's part in it."""
+    """Saves a network's state dict as .safetensors, after `change`. Returns the path."""
     tensors = {key: value.numpy() for key, value in network(name).state_dict().items()}
     path.write_bytes(safetensors.numpy.save(change(tensors), {"format": "pt"}))
     return path
@@ -65,7 +65,7 @@ def test_the_logits_are_pytorchs(tmp_path, name, stem, size):
     with torch.no_grad():
         expected = twin(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
-    # Two images differ by more than that, or nothing would be compared.
+    # The images' logits differ by far more than the tolerance, so the comparison means something.
     assert np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()
 
 
@@ -169,7 +169,7 @@ def refusal(path) -> str:
 
 
 class Touches:
-    """Pickles as the making of a file."""
+    """Pickles as code that creates a file."""
 
     def __init__(self, path):
         self.path = path
@@ -206,6 +206,6 @@ def test_bad_files_are_refused_and_no_code_in_them_runs(tmp_path, monkeypatch):
         file.writestr("a.txt", "not PyTorch's")
     refusal(tmp_path / "zip.pth")
 
-    # As where PyTorch is not installed.
+    # As if PyTorch were not installed.
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "pip install torch" in refusal(tmp_path / "nan.pth")

@@ -1,4 +1,4 @@
-"""The sheet of predictions: its pixels show the pictures, its bars the probabilities."""
+"""The sheet of predictions shows each picture and draws its probabilities as bars."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def answer(path, classes=CLASSES):
 
 @pytest.fixture
 def picture(tmp_path):
-    """Twice as wide as high; red, but for a green square in the middle."""
+    """A red picture, twice as wide as high, with a green square in the middle."""
     pixels = np.zeros((64, 128, 3), np.uint8)
     pixels[..., 0] = 255
     pixels[:, 32:96] = (0, 255, 0)
@@ -35,7 +35,8 @@ def test_the_whole_picture_and_what_the_network_sees_of_it(picture, tmp_path):
     (path,) = prediction_sheet.write(str(tmp_path / "out.png"), [answer(picture)], image_size=32)
     sheet = np.asarray(Image.open(path).convert("RGB"))
     red, green = (has_colour(sheet, colour) for colour in ((255, 0, 0), (0, 255, 0)))
-    # As given: 160 wide and 80 high, of which the green square is half; as seen: all of it green.
+    # The whole picture is 160 wide and 80 high, half of it green. The network's input, 160x160 here, is
+    # all green.
     assert red.sum() == pytest.approx(80 * 80, rel=0.03)
     assert green.sum() == pytest.approx(80 * 80 + 160 * 160, rel=0.03)
 
@@ -51,7 +52,7 @@ def test_bars_are_as_long_as_the_probabilities(picture, tmp_path):
 
 
 def _runs_of(widths):
-    """The rows that have a bar, by bar."""
+    """The widths of each bar's rows, without its first row: one array per bar."""
     rows = np.flatnonzero(widths)
     return [widths[group][1:] for group in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)]
 

@@ -1,4 +1,4 @@
-"""The trained networks that come along: they are what their cards say, and found by their names."""
+"""The bundled networks: each has a card with true figures and is found by its name."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def card(name: str) -> str:
 
 
 def card_accuracy(name: str) -> float:
-    """What the card says of the test images, as a fraction."""
+    """The test accuracy on the card, as a fraction."""
     return float(re.search(r"\| test accuracy \| ([\d.]+) % \|", card(name))[1]) / 100
 
 
@@ -57,7 +57,7 @@ def test_each_is_as_accurate_as_its_card_says(name):
     rows = predict.probabilities(find(name), np.stack([example["image"] for example in examples]))
     accuracy = np.mean(rows.argmax(axis=1) == [example["label"] for example in examples])
     said = card_accuracy(name)
-    # Four standard deviations of a share of 600.
+    # Four standard errors of an accuracy on 600 images.
     assert abs(accuracy - said) < 4 * np.sqrt(said * (1 - said) / len(examples))
 
 

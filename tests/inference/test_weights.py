@@ -1,4 +1,7 @@
-"""Weights files: written is read, equal runs give equal bytes, bad files are named in a line."""
+"""Weights files: loading returns what was saved, equal runs write equal bytes, bad files are refused.
+
+A refusal is one line that names the file.
+"""
 
 import dataclasses
 import json
@@ -67,7 +70,7 @@ def test_what_is_saved_is_loaded(tmp_path, changes):
     for field in dataclasses.fields(weights.Weights):
         if field.name != "variables":
             assert getattr(loaded, field.name) == getattr(saved, field.name), field.name
-    hash(tuple(loaded.model.values()))  # hidden_sizes is a tuple again: modules are hashed
+    hash(tuple(loaded.model.values()))  # hidden_sizes must be a tuple again: Flax hashes modules
 
 
 def test_a_network_without_batch_norm_has_no_statistics(tmp_path):
@@ -77,8 +80,8 @@ def test_a_network_without_batch_norm_has_no_statistics(tmp_path):
 
 
 def test_the_file_read_by_hand(tmp_path):
-    # The format: a little-endian length, that much JSON, the data. Views that do not lie in memory
-    # as they are indexed, and arrays of JAX, are written as what they are.
+    # The format: a little-endian length, JSON of that length, the data. Transposed views and JAX arrays
+    # must be written in the order of their indices.
     kernel = np.arange(6, dtype=np.float32).reshape(2, 3).T
     tree = {"params": {"head": {"kernel": kernel, "bias": jnp.array([1.0, 2.0])}}}
     weights.save(tmp_path / "w.safetensors", example(variables=tree))
@@ -95,8 +98,8 @@ def test_the_file_read_by_hand(tmp_path):
 
 
 def test_two_processes_write_the_same_bytes(tmp_path):
-    # Several metadata keys would come in another order in each process (of 9 fields, once in
-    # 362,880 times the same). The other folder, name and hash seed must leave no trace.
+    # Several metadata keys would be in a different order in each process: 9 keys have 362,880 orders.
+    # The other folder, file name and hash seed must leave no trace either.
     weights.save(tmp_path / "here.safetensors", example())
     other = tmp_path / "other" / "name.safetensors"
     other.parent.mkdir()
@@ -186,7 +189,7 @@ def assert_refused(path, words):
 
 
 def test_good_metadata_by_hand_are_accepted(tmp_path):
-    # Without this, the refusals above could all have one other reason.
+    # Shows that the refusals above are not all due to some other mistake in the metadata.
     write(tmp_path / "w.safetensors", good_metadata())
     assert weights.load(tmp_path / "w.safetensors").epoch == 187
 
@@ -239,7 +242,7 @@ def test_init_from_keeps_a_head_with_other_classes():
 
 
 def test_init_from_another_model_names_what_differs():
-    # Four differ: conv1/kernel, head/kernel by its input, mean and var. Three are named.
+    # Four leaves differ: conv1/kernel, head/kernel (in its input), mean and var. Three are named.
     with pytest.raises(UserError, match="conv1/kernel: 3x3x3x4 in the file, 3x3x3x8 here") as error:
         weights.init_from(variables(width=8), example())
     assert str(error.value).endswith("and 1 more")

@@ -1,4 +1,7 @@
-"""Compiled programs that are kept: loaded to the bit, made again when damaged, never in the way."""
+"""The compile cache: a cached program gives the same bits, a damaged one is compiled again.
+
+A cache that cannot be used costs a warning, never a run.
+"""
 
 import os
 import shutil
@@ -36,9 +39,9 @@ def _child(folder, before, log, queue):
 
 @pytest.fixture
 def start(tmp_path):
-    """start(folder, before) runs a program in a new process: (its bits, loaded, what it said).
+    """start(folder, before) runs a program in a new process and returns (bits, loaded, standard error).
 
-    `before` is called with the folder once another program has been run.
+    If `before` is given, the process first runs another program and then calls before(folder).
     """
 
     def run(folder, before=None):

@@ -1,4 +1,7 @@
-"""The same seed gives the same bits: in another process, on other cores; and what a GPU needs for it."""
+"""The same seed gives the same bits in another process and on any number of cores.
+
+A GPU needs two XLA flags for that.
+"""
 
 import os
 
@@ -11,7 +14,7 @@ from cifar_jax.runtime import determinism
 from cifar_jax.steps import muon, whitening
 from tests.helpers import runs
 
-# Each kernel: convolution, pooling, batch norm, matrices; dropout and augmentation.
+# Uses each kernel (convolution, pooling, batch norm, matrix product), dropout and augmentation.
 FIELDS = {
     "num_epochs": 1,
     "batch_size": 32,
@@ -28,14 +31,14 @@ FIELDS = {
 
 
 def _on_cores(cores, args, log):
-    """A run in a process that has only these cores."""
+    """Runs `main.py` restricted to these cores."""
     os.sched_setaffinity(0, cores)
     runs._child(args, log, devices=1, point="", cache=None)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the cores cannot be chosen here")
 def test_equal_runs_in_two_processes_on_other_numbers_of_cores_are_equal_to_the_bit(tmp_path):
-    """Each compiles everything itself, one with the flags for a GPU, which a CPU knows and ignores."""
+    """Each process compiles everything itself. One sets the flags for a GPU, which a CPU ignores."""
     cores = sorted(os.sched_getaffinity(0))
     started = {}
     for name, chosen in (("one", cores[:1]), ("all", cores)):
@@ -55,7 +58,7 @@ def test_equal_runs_in_two_processes_on_other_numbers_of_cores_are_equal_to_the_
 
 
 def _large_sums_on_cores(cores, path):
-    """What adds up thousands of products: of patches, and of Muon's largest matrices."""
+    """Writes the results of long sums: over patches (whitening) and in Muon's largest matrix products."""
     os.sched_setaffinity(0, cores)
     jax.config.update("jax_platforms", "cpu")
     rng = np.random.default_rng(0)
@@ -80,7 +83,10 @@ def test_whitening_and_muon_have_the_same_bits_on_any_number_of_cores(tmp_path):
 
 @pytest.fixture
 def flags(monkeypatch):
-    """Sets XLA_FLAGS, as if the devices were not started yet; gives what it is afterwards."""
+    """flags(value) sets XLA_FLAGS to `value`, enables determinism, and returns the resulting flags.
+
+    The devices count as started only if `are_started` is true.
+    """
 
     def enable(value, are_started=False):
         monkeypatch.setenv("XLA_FLAGS", value)
