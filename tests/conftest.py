@@ -1,4 +1,4 @@
-"""What several test files share: a small config, and one small run that was really trained."""
+"""Fixtures for all tests: a small config, and a small run that was trained with `main.py`."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ def get_config():
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A finished run and what it takes to call `main.py` on it."""
+    """A finished run, and a way to call `main.py` on it."""
 
     folder: Path
     recipe: Path
@@ -41,7 +41,7 @@ class TrainedRun:
 
 @pytest.fixture
 def config():
-    """Softmax regression with nothing random in its steps but the order of the examples."""
+    """A config of softmax regression. Only the order of the examples is random."""
     config = default.get_config()
     config.num_epochs = 2
     config.batch_size = 8
@@ -56,7 +56,7 @@ def config():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> TrainedRun:
-    """An epoch of softmax regression on digits of 8x8 pixels. Tests leave it as it is."""
+    """One epoch of softmax regression on digits of 8x8 pixels. Tests must not change it."""
     return train_small(tmp_path_factory.mktemp("trained"))
 
 
@@ -72,9 +72,9 @@ def train_small(folder: Path) -> TrainedRun:
 
 
 def pytest_sessionfinish(session):
-    """With CIFAR_JAX_NO_SKIPS set, a test that was skipped fails the run."""
+    """If CIFAR_JAX_NO_SKIPS is set, a skipped test fails the test run."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    # Of several processes (pytest-xdist), the one that reports knows them all.
+    # With several processes (pytest-xdist), only the reporting one knows all results.
     if os.environ.get("CIFAR_JAX_NO_SKIPS") and reporter and reporter.stats.get("skipped"):
         reporter.write_line("tests were skipped, and CIFAR_JAX_NO_SKIPS is set", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

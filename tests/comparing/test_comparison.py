@@ -1,4 +1,4 @@
-"""Runs side by side: figures of runs that nobody trained, so that each result is known by hand."""
+"""Comparing runs. The runs' figures are made up, so each result can be worked out by hand."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def test_recipes_come_by_final_accuracy_and_seeds_together(runs_folder):
     big = found.recipes[0]
     assert [run.name for run in big.runs] == ["big-seed0", "big-seed1"]
     assert big.mean(lambda run: run.final_accuracy) == pytest.approx(0.8)
-    # Of 0.9 and 0.7: each is 0.1 from their mean, and n - 1 is 1.
+    # 0.9 and 0.7 each differ by 0.1 from their mean, and n - 1 is 1.
     assert big.deviation(lambda run: run.final_accuracy) == pytest.approx(0.02**0.5)
     assert big.accuracy_per_class["plane"] == pytest.approx(0.8)
     assert big.accuracy_per_class["car"] == pytest.approx(0.79)
@@ -63,18 +63,18 @@ def test_times_to_an_accuracy(runs_folder):
     assert (seed1.epochs_to(0.6), seed1.time_to(0.6)) == (2, 40)
     assert cells_of(found, "big")["time to 60\N{NO-BREAK SPACE}%"].text == "30 s"
     assert cells_of(found, "small")["epochs to 60\N{NO-BREAK SPACE}%"].text == "-"
-    # It need not stay there: epoch 3 of seed 1 is below.
+    # The first epoch that reaches the target counts, even though seed 1 falls below it in epoch 3.
     assert seed1.epochs_to(0.75) == 2
 
 
 def test_the_target_is_what_half_of_the_runs_reach(runs_folder):
-    # The best of each run: 0.9, 0.8, 0.5, 0.2; two of the four reach 80 %.
+    # The runs' best accuracies are 0.9, 0.8, 0.5 and 0.2: two of four reach 80 %.
     found = comparison.compare([str(runs_folder)])
     assert found.target == 0.8
     shutil.rmtree(runs_folder / "going-on")
     write_run(runs_folder / "other", [0.579])
     shutil.rmtree(runs_folder / "big-seed0")
-    # 0.8, 0.579, 0.5: two of the three reach 57 %.
+    # The runs' best accuracies are 0.8, 0.579 and 0.5: two of three reach 57 %.
     assert comparison.compare([str(runs_folder)]).target == 0.57
 
 
@@ -158,7 +158,8 @@ def test_a_damaged_run_is_left_out_with_a_line(runs_folder, name, text, says):
 
 
 def test_what_a_report_lacks_is_left_out(runs_folder):
-    # As --mode=eval writes it while a run has none of its own; and one of an earlier, shorter run.
+    # --mode=eval writes the first kind if the run has no report yet. The second is from an earlier,
+    # shorter run.
     (runs_folder / "small" / "report.json").write_text('{"eval": {}, "test": {}}')
     stale = '{"final": {"epoch": 1}, "test": {"accuracy_per_class": {"a": 1}}}'
     (runs_folder / "going-on" / "report.json").write_text(stale)

@@ -1,4 +1,4 @@
-"""A sweep: what it plans, how it runs processes (small scripts here), and real runs to their end."""
+"""A sweep: its plan, its processes (mostly small scripts instead of `main.py`), and a sweep of real runs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from cifar_jax.errors import UserError
 from tests.helpers import cli, runs
 from tests.helpers.run_folders import config, write_run
 
-# What stands in for `main.py` in most of these tests; it gets a run's flags.
+# Scripts that replace `main.py` in most of these tests. They get the flags of a run.
 SUCCEEDS = """
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[-1].removeprefix("--workdir="))
@@ -114,7 +114,7 @@ def test_what_is_finished_is_not_begun_again(tmp_path, capfd):
         assert sweep.run(planned(tmp_path, "a", "b"), command) == ({}, 0)
     assert (tmp_path / "a" / "started").read_text() == f"--workdir={tmp_path / 'a'}\n"
     assert "b: finished already" in capfd.readouterr().out
-    # A run that is wanted longer goes on; what cannot be read is made again.
+    # A run with more epochs than before resumes. A run with an unreadable report runs again.
     (longer, *_), damaged = planned(tmp_path, "a"), tmp_path / "b" / "report.json"
     longer.config.num_epochs = 3
     damaged.write_text("{")
@@ -139,7 +139,7 @@ if "wrong" in sys.argv[-1]:
     }
     assert stopped == 0
     assert runs_of_sweep[2].is_finished()
-    # Shown as it came, too.
+    # The sweep also passes the run's standard error through.
     assert "warning: first\nerror: the data are not there\n" in capfd.readouterr().err
 
 
@@ -161,7 +161,7 @@ def test_a_signal_goes_to_the_current_run_and_ends_the_sweep(tmp_path, number):
 
 
 def sweep_alone(folder, script, terminal=None):
-    """A sweep of one run, in a process of its own, with a terminal for its standard error."""
+    """Sweeps one run. Tests call it in a process of its own, some with a terminal as standard error."""
     if terminal:
         os.dup2(os.open(terminal, os.O_RDWR | os.O_NOCTTY), 2)
     sweep.run(planned(folder, "a"), [sys.executable, "-c", script])
@@ -197,9 +197,9 @@ def test_progress_bars_stay_where_standard_error_is_a_terminal(tmp_path):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A folder of recipes (one lacks its data), and what a sweep of them said twice.
+    """A folder of two recipes (the data of one are missing), and the results of two calls of a sweep.
 
-    It was stopped in the middle of its first run, and then started again.
+    A signal ends the first call in the middle of its first run. The second call resumes the sweep.
     """
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "recipes").mkdir()

@@ -1,4 +1,4 @@
-"""Opens pages in a real browser: headless Chromium, which Playwright clicks and reads."""
+"""Opens pages in headless Chromium, controlled by Playwright."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def _open(browser, path: str | Path):
 
     def close(dialog):
         page.seen.append(f"a dialog: {dialog.message}")
-        dialog.dismiss()  # or the page would wait for ever
+        dialog.dismiss()  # otherwise the page waits for ever
 
     page.on("dialog", close)
     page.goto(Path(path).as_uri())
@@ -45,7 +45,7 @@ def _open(browser, path: str | Path):
 
 
 def overlapping_texts(page) -> int:
-    """Counts the pairs of texts that overlap within a chart of the page."""
+    """The number of pairs of texts that overlap in the page's charts."""
     return page.evaluate(
         """() => [...document.querySelectorAll("svg")].flatMap((svg) => {
           const boxes = [...svg.querySelectorAll("text")].map((text) => text.getBoundingClientRect());

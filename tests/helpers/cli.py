@@ -18,7 +18,7 @@ from tests.helpers import runs
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What one call gave."""
+    """The result of one call."""
 
     status: int
     out: str
@@ -37,7 +37,7 @@ class Answer:
 
 
 def call(folder: Path, *args: str, cwd=runs.ROOT) -> Answer:
-    """`python main.py ARGS`; `folder` is for what it prints and for its cache of images."""
+    """Runs `python main.py ARGS`. `folder` holds its output and its cache of images."""
     out, err = folder / "stdout", folder / "stderr"
     process = runs.context().Process(target=_child, args=(args, out, err, cwd))
     process.start()

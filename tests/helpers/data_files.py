@@ -46,12 +46,12 @@ class Part:
         return Part(self.images[places], self.fine[places], self.coarse[places])
 
     def rows(self) -> np.ndarray:
-        """As in the official files: uint8 [N, 3072], by channel, height, width."""
+        """The images as the official files store them: uint8 [N, 3072], in the order channel, height, width."""
         return self.images.transpose(0, 3, 1, 2).reshape(-1, 3072)
 
 
 def random_part(count: int, classes: int, seed: int) -> Part:
-    """Every class about equally often, whatever the order."""
+    """Random images with labels of every class, about equally often, in random order."""
     rng = np.random.default_rng(seed)
     return Part(
         rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8),
@@ -61,7 +61,7 @@ def random_part(count: int, classes: int, seed: int) -> Part:
 
 
 def official_files(dataset: str, form: str, train: Part, test: Part) -> dict[str, bytes]:
-    """The files of an official folder: `form` is "python" or "binary"."""
+    """The files of an official folder, {name: content}. `form` is "python" or "binary"."""
     if dataset == "cifar10":
         batches = {f"data_batch_{i + 1}": train[i::5] for i in range(5)} | {"test_batch": test}
     else:
@@ -97,7 +97,7 @@ def binary_batch(dataset: str, part: Part) -> bytes:
 
 def _binary_names(dataset: str) -> dict[str, bytes]:
     def lines(names):
-        # The official files end in an empty line.
+        # The official files end with an empty line.
         return ("\n".join(names) + "\n\n").encode()
 
     if dataset == "cifar10":
@@ -114,7 +114,7 @@ def write_folder(parent: Path, dataset: str, form: str, files: dict[str, bytes])
 
 
 def write_tar(path: Path, files: dict[str, bytes], folder: str) -> Path:
-    """A .tar.gz whose members lie in `folder`, as in the official archives."""
+    """Writes a .tar.gz whose members are in `folder`, as in the official archives."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as archive:
         for name, content in files.items():
@@ -195,7 +195,7 @@ def set_info(folder: Path, **fields) -> None:
 
 
 class Calls:
-    """Pickles as a call of any function."""
+    """Pickles as a call of a given function."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -222,7 +222,7 @@ def forbid_network(monkeypatch) -> None:
 
 
 def error_line(config) -> str:
-    """The one line that loading `config` (the `dataset` part) is refused with."""
+    """The error of loading `config` (the `dataset` part). Asserts that it is one line."""
     with pytest.raises(UserError) as error:
         datasets.load(config, seed=0)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Entries of a history, as training makes them."""
+"""Makes the entries of a history as training does."""
 
 
 def entry(epoch, validation=False, **changes):

@@ -1,4 +1,4 @@
-"""Folders of runs that nobody trained: the files that a comparison reads, with figures of choice."""
+"""Writes workdirs without training: the files that a comparison reads, with chosen figures."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship"
 
 
 def config(**fields):
-    """The default recipe with fields changed, as {"model.name": "lenet"}."""
+    """The default recipe with some fields changed, such as {"model.name": "lenet"}."""
     changed = default.get_config()
     changed.model.name = "linear"
     with changed.unlocked():
