@@ -50,13 +50,18 @@ class Weights:
 
 
 def save(path: str | os.PathLike, weights: Weights) -> None:
-    """Writes a safetensors file, whole or not at all; tensors are named "params/head/kernel"."""
+    """Writes a safetensors file, atomically."""
+    files.write_bytes(path, to_bytes(weights))
+
+
+def to_bytes(weights: Weights) -> bytes:
+    """The contents of a safetensors file. Tensors have names like "params/head/kernel"."""
     tensors = {
-        # safetensors reads the memory as it lies: a transposed view would be written scrambled.
+        # safetensors writes the memory in its present order, so a transposed view would be scrambled.
         name: np.array(array, np.float32, order="C")
         for name, array in flatten(weights.variables).items()
     }
-    files.write_bytes(path, safetensors.numpy.save(tensors, {METADATA_KEY: metadata(weights)}))
+    return safetensors.numpy.save(tensors, {METADATA_KEY: metadata(weights)})
 
 
 def metadata(weights: Weights) -> str:

@@ -224,7 +224,7 @@ def _exports(folder: Path, trained: TrainedRun) -> list[Case]:
             (
                 "ending of another format",
                 (*export, "--format=jax", f"--output={folder / 'net.onnx'}"),
-                "named as one of --format=onnx, not jax",
+                "has the suffix of --format=onnx, not jax",
             ),
             ("a folder", (*export, "--format=jax", f"--output={folder}"), "is a folder"),
             ("in no folder", (*export, f"--output={folder / 'no' / 'net.jax'}"), "cannot write"),

@@ -1,14 +1,16 @@
-"""Trained networks in files for other programs: ONNX, StableHLO, JAX's own form, and safetensors.
+"""Writes a trained network to a file for other programs: ONNX, StableHLO, JAX's own format or safetensors.
 
-Each but the last holds one function, from images uint8 [batch, size, size, 3] to probabilities
-float32 [batch, classes]: normalisation, enlarging where the network was trained on enlarged images, and
-softmax are inside, the batch is of any size, and all is computed in float32, whatever the type the
-network was trained in. It is made of standard operations alone, so no code of this project is needed.
+A safetensors file holds the weights. Each of the other formats holds one function, from images uint8
+[batch, size, size, 3] to probabilities float32 [batch, classes]. It includes normalisation, softmax and,
+if the network was trained on enlarged images, the enlarging. It takes a batch of any size and computes in
+float32, whatever dtype the network was trained in. It uses standard operations only, so other programs
+run it without this project.
 """
 
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 
 import jax
 import jax.export
@@ -21,56 +23,55 @@ from cifar_jax.inference.weights import Weights
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.system import files
 
-# What --format takes, and how the names of such files end.
-SUFFIXES = {
-    "onnx": ".onnx",
-    "stablehlo": ".mlirbc",
-    "jax": ".jax",
-    "safetensors": ".safetensors",
-}
+__all__ = ["INPUT", "OUTPUT", "SUFFIXES", "choose", "write"]
+
 INPUT, OUTPUT = "images", "probabilities"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def choose(format_: str | None, output: str | None, model: str) -> tuple[str, str]:
-    """(format, path) of what is asked for: either may say the other, and neither means ONNX.
+    """Returns (format, path) for the values of --format and --output.
 
-    Raises UserError where the name ends in that of another format, or in none that says one.
+    If one is missing, the other decides it. If both are missing, the format is ONNX and the path is the
+    model's name.
+
+    Raises:
+      UserError: `output` is a folder, ends with the suffix of another format, or is given without a
+        format and ends with no known suffix.
     """
     if not output:
         format_ = format_ or "onnx"
         return format_, model + SUFFIXES[format_]
     if os.path.isdir(output):
-        raise UserError(f"--output={files.shown(output)} is a folder: give a file's name")
+        raise UserError(f"--output={files.shown(output)} is a folder: give the name of a file")
     ending = os.path.splitext(output)[1]
-    said = next((name for name, suffix in SUFFIXES.items() if suffix == ending.lower()), None)
-    if format_ is None and said is None:
+    implied = next((name for name, suffix in SUFFIXES.items() if suffix == ending.lower()), None)
+    if format_ is None and implied is None:
         endings = ", ".join(SUFFIXES.values())
-        raise UserError(f"--output={files.shown(output)}: give a --format, or a name in {endings}")
-    if format_ and said and format_ != said:
         raise UserError(
-            f"--output={files.shown(output)} is named as one of --format={said}, not {format_}: "
-            f"those end in {SUFFIXES[format_]}"
+            f"--output={files.shown(output)} does not tell the format: give a --format, or a name that "
+            f"ends with one of {endings}"
         )
-    return format_ or said, output
+    if format_ and implied and format_ != implied:
+        raise UserError(
+            f"--output={files.shown(output)} has the suffix of --format={implied}, not {format_}: names "
+            f"of {format_} files end with {SUFFIXES[format_]}"
+        )
+    return format_ or implied, output
 
 
 def write(path: str | os.PathLike, format_: str, found: Weights) -> None:
-    """Writes the network in a format of `SUFFIXES`, whole or not at all; UserError says why not."""
-    if format_ == "safetensors":
-        weights.save(path, found)
-    else:
-        make = {"onnx": to_onnx, "stablehlo": to_stablehlo, "jax": to_jax}[format_]
-        files.write_bytes(path, make(found))
+    """Writes the network in one of the formats of `SUFFIXES`, atomically. Raises UserError if it cannot."""
+    files.write_bytes(path, _FORMATS[format_].make(found))
 
 
 def to_onnx(found: Weights) -> bytes:
-    """An ONNX model; its metadata hold class_names, a JSON list, and those of a weights file."""
+    """An ONNX model. Its metadata are class_names, a JSON list, and the metadata of a weights file."""
     try:
         from cifar_jax.inference.export import onnx_graph
     except ImportError as error:
         raise UserError(
-            "--format=onnx needs the package onnx: pip install onnx (the other formats do not)"
+            "--format=onnx needs the package onnx: pip install onnx (the other formats do not need it)"
         ) from error
     metadata = {
         "class_names": json.dumps(list(found.class_names)),
@@ -80,14 +81,14 @@ def to_onnx(found: Weights) -> bytes:
 
 
 def to_jax(found: Weights) -> bytes:
-    """For `jax.export.deserialize(data).call(images)`, on any of `PLATFORMS`."""
+    """JAX's own format, for `jax.export.deserialize(data).call(images)` on any of `PLATFORMS`."""
     exported = jax.export.export(jax.jit(_network(found)), platforms=PLATFORMS)(_images(found))
     module = stablehlo.bytecode(exported)
     return bytes(dataclasses.replace(exported, mlir_module_serialized=module).serialize())
 
 
 def to_stablehlo(found: Weights) -> bytes:
-    """StableHLO as portable bytecode, for IREE and other compilers of MLIR; one function, `main`."""
+    """StableHLO as portable bytecode with one function, `main`, for IREE and other MLIR compilers."""
     return stablehlo.convert(_network(found), _images(found))
 
 
@@ -97,8 +98,8 @@ def _images(found: Weights) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
 
 
-def _network(found: Weights):
-    """images uint8 [batch, size, size, 3] -> probabilities float32 [batch, classes], to be traced."""
+def _network(found: Weights) -> Callable:
+    """The function to trace: uint8 [batch, size, size, 3] -> probabilities float32 [batch, classes]."""
     found = dataclasses.replace(found, model=found.model | {"dtype": "float32"})
     logits = predict.logits(found)
 
@@ -108,3 +109,21 @@ def _network(found: Weights):
 
     network.__name__ = found.model["name"]
     return network
+
+
+@dataclasses.dataclass(frozen=True)
+class _Format:
+    """A file format: how names of its files end, and the function that makes a file's contents."""
+
+    suffix: str
+    make: Callable[[Weights], bytes]
+
+
+# The values of --format. To add a format, add an entry.
+_FORMATS = {
+    "onnx": _Format(".onnx", to_onnx),
+    "stablehlo": _Format(".mlirbc", to_stablehlo),
+    "jax": _Format(".jax", to_jax),
+    "safetensors": _Format(".safetensors", weights.to_bytes),
+}
+SUFFIXES = {name: each.suffix for name, each in _FORMATS.items()}

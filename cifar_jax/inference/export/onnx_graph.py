@@ -11,8 +11,14 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from cifar_jax.inference.export import onnx_operations as operations
 from cifar_jax.inference.export.onnx_nodes import Graph, Tensor, onnx_type
+from cifar_jax.inference.export.onnx_operations import (
+    ANY_LAYOUT,
+    OTHERS,
+    broadcast,
+    elementwise,
+    is_elementwise,
+)
 from cifar_jax.inference.export.stablehlo import BODIES
 
 # The versions of December 2022, which ONNX Runtime 1.14 and later can read.
@@ -92,18 +98,18 @@ def _add_equation(graph: Graph, equation, inputs: list) -> list:
         return inputs
     if name == "broadcast_in_dim":
         dimensions = params["broadcast_dimensions"]
-        return [operations.broadcast(graph, inputs[0], out.shape, dimensions)]
+        return [broadcast(graph, inputs[0], out.shape, dimensions)]
     if all(isinstance(value, np.ndarray) for value in inputs):
         return _computed(equation, inputs)
-    if operations.is_elementwise(name):
+    if is_elementwise(name):
         inputs = graph.with_equal_layouts(inputs)
-        return [operations.elementwise(graph, name, params, inputs)]
-    if name not in operations.OTHERS:
+        return [elementwise(graph, name, params, inputs)]
+    if name not in OTHERS:
         raise NotImplementedError(f"the export to ONNX does not know JAX's operation {name}")
-    if name not in operations.ANY_LAYOUT:
+    if name not in ANY_LAYOUT:
         shapes = [atom.aval.shape for atom in equation.invars]
         inputs = [graph.plain(v, shape) for v, shape in zip(inputs, shapes, strict=True)]
-    return [operations.OTHERS[name](graph, out, *inputs, **params)]
+    return [OTHERS[name](graph, out, *inputs, **params)]
 
 
 def _scope(equation) -> str:
@@ -114,7 +120,7 @@ def _scope(equation) -> str:
 
 def _computed(equation, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """The outputs of an operation whose inputs are all constants, computed by JAX."""
-    if operations.is_elementwise(equation.primitive.name):
+    if is_elementwise(equation.primitive.name):
         inputs = np.broadcast_arrays(*inputs)
     results = equation.primitive.bind(*map(jax.numpy.asarray, inputs), **equation.params)
     if not equation.primitive.multiple_results:
