@@ -87,7 +87,7 @@ FIELDS: dict[str, Field] = {
     "augment.cutout": whole(0, 0, 1024),
     # Alpha of the Beta distribution that mixes pairs of examples. 0: off. Zhang et al., 2018.
     "augment.mixup": number(0.0, 0, 1000),
-    # A name in `MODELS` of cifar_jax/models/__init__.py.
+    # A name in `MODELS` of cifar_jax/models/registry.py.
     "model.name": text("resnet20_v2"),
     # Type of the computation. Parameters are float32 either way.
     "model.dtype": choice("float32", "bfloat16"),

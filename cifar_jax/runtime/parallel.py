@@ -201,9 +201,7 @@ def check_same(what: str, text: str) -> None:
     digest = zlib.crc32(text.encode()) >> 1
     highest, minus_lowest = agree(digest, -digest)
     if highest != -minus_lowest:
-        raise UserError(
-            f"the processes of this run differ in {what}: start all of them alike"
-        )
+        raise UserError(f"the processes of this run differ in {what}: start all of them alike")
 
 
 def barrier(name: str, seconds: int = 24 * 60 * 60) -> None:

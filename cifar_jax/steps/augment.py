@@ -151,6 +151,9 @@ def augment(step_key, places, images, config, mean, std, size: int | None = None
 
     Small images are cropped before they are enlarged, so only one batch at a time is held enlarged.
 
+    Each example's key is split into three, for crop, flip and cutout; jitter takes `fold_in(key, 3)`. A new
+    augmentation takes `fold_in` with the next number, so that the others keep their random numbers.
+
     Args:
       step_key: the key of this training step.
       places: int32 [batch], each example's place in the global batch.
@@ -171,7 +174,6 @@ def augment(step_key, places, images, config, mean, std, size: int | None = None
         images = random_flip(keys[:, 1], images) if mirrored is None else mirror(mirrored, images)
     images = network_input(images, size, mean, std)
     if config.brightness or config.contrast:
-        # Splitting into four would change the three keys above.
         jitter_keys = jax.vmap(lambda key: jax.random.fold_in(key, 3))(own_keys)
         images = jitter(jitter_keys, images, config.brightness, config.contrast)
     if config.cutout:

@@ -30,6 +30,14 @@ FAMILIES = [
 ]
 
 
+def test_every_kind_of_network_is_tested():
+    def kind(name):
+        model = create_model(name, 10)
+        return type(model), getattr(model, "version", None)
+
+    assert {kind(name) for name in FAMILIES} == {kind(name) for name in MODELS}
+
+
 def shapes_of(model, side=32):
     """Shapes and dtypes of the variables. Computes nothing."""
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
@@ -182,7 +190,7 @@ def test_what_does_not_exist_is_answered_by_what_does(name, options, message):
 def test_an_image_too_small_is_said_to_be(name, options, smallest):
     model = create_model(name, 10, **options)
     shapes_of(model, smallest)
-    for side in (smallest - 1, 8, 1):
+    for side in (smallest - 1, smallest // 2, 1):
         with pytest.raises(UserError, match="too small"):
             shapes_of(model, side)
 
