@@ -1,7 +1,7 @@
-"""Runs side by side: what their folders tell, runs that differ in nothing but the seed together.
+"""Reads runs from their folders, and groups runs that differ only in their seed.
 
-Finished and running runs alike are read from config.json, metrics.jsonl and report.json; a checkpoint
-is never touched. Times are those of the epochs: training and evaluation, the steps' compilation left out.
+Finished and unfinished runs are read from config.json, metrics.jsonl and report.json, never from a
+checkpoint. Times are those of the epochs: training and evaluation, without compiling the steps.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from cifar_jax.training import best_epoch
 from configs import default
 
 FOLDER = "compare"
-# For runs that have not said yet what their classes are.
+# Numbers of classes, for runs without a report yet.
 _CLASSES = {"cifar10": 10, "digits": 10, ("cifar100", "fine"): 100, ("cifar100", "coarse"): 20}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What is known of one run.
+    """One run, as far as its folder tells.
 
     Attributes:
-      name: its path below the folder that all runs have in common.
-      history: an entry for each epoch evaluated so far, as in `reports`.
-      report: report.json, {} while there is none.
-      parameters, multiply_adds: as in `model_size`; None where the number of classes is not known.
+      name: its path below the common parent folder of all runs.
+      history: an entry for each evaluated epoch, as in `reports`.
+      report: the content of report.json; {} if it does not exist yet.
+      parameters, multiply_adds: as in `models.size`; None if the number of classes is not known yet.
     """
 
     name: str
@@ -51,7 +51,7 @@ class RunResult:
 
     @property
     def epochs(self) -> int:
-        """Done, as far as they were evaluated."""
+        """The number of epochs up to the last evaluation."""
         return self.history[-1]["epoch"] if self.history else 0
 
     @property
@@ -60,7 +60,7 @@ class RunResult:
 
     @property
     def final_accuracy(self) -> float | None:
-        """On the test images, after the last epoch so far."""
+        """Test accuracy after the last evaluated epoch."""
         return self.history[-1]["test_accuracy"] if self.history else None
 
     @property
@@ -80,14 +80,14 @@ class RunResult:
 
     @property
     def accuracy_per_class(self) -> dict[str, float | None]:
-        """After the last epoch; {} while there is no report of it."""
+        """Accuracy per class after the last epoch; {} if there is no report yet."""
         if not self.history or self.report.get("final", {}).get("epoch") != self.epochs:
             return {}
         found = self.report.get("test", {}).get("accuracy_per_class")
         return found if isinstance(found, dict) else {}
 
     def epochs_to(self, accuracy: float) -> int | None:
-        """The first epoch that ended with this accuracy on the test images, or more."""
+        """The first epoch with at least this test accuracy."""
         reached = (e["epoch"] for e in self.history if e["test_accuracy"] >= accuracy)
         return next(reached, None)
 
@@ -98,19 +98,19 @@ class RunResult:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The runs of one recipe, by seed."""
+    """The runs of one recipe, in the order of their seeds."""
 
     name: str
     runs: tuple[RunResult, ...]
 
     @property
     def counted(self) -> tuple[RunResult, ...]:
-        """The runs that its means are taken over: the finished ones, else those with an epoch."""
+        """The runs that means are computed over: the finished ones, or else those with an epoch."""
         finished = tuple(run for run in self.runs if run.finished)
         return finished or tuple(run for run in self.runs if run.history)
 
     def values(self, of: Callable[[RunResult], float | None]) -> list[float]:
-        """A quantity of each of the counted runs that has it."""
+        """A quantity of every counted run that has it."""
         return [value for value in map(of, self.counted) if value is not None]
 
     def mean(self, of: Callable[[RunResult], float | None]) -> float | None:
@@ -118,7 +118,7 @@ class Recipe:
         return statistics.fmean(values) if values else None
 
     def deviation(self, of: Callable[[RunResult], float | None]) -> float | None:
-        """The standard deviation of single runs (n - 1); None below two."""
+        """The standard deviation of single runs (with n - 1); None for fewer than two."""
         values = self.values(of)
         return statistics.stdev(values) if len(values) > 1 else None
 
@@ -133,14 +133,14 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All that a page shows.
+    """Everything that a comparison shows.
 
     Attributes:
       folder: the common parent of the runs.
-      recipes: by accuracy on the test images after the last epoch, highest first.
-      target: an accuracy, for the time that it took to get there.
-      target_given: whether the user chose it.
-      skipped: a line on each folder that could not be read.
+      recipes: in the order of test accuracy after the last epoch, highest first.
+      target: the accuracy to which times are reported.
+      target_given: whether the user chose the target.
+      skipped: a line for each folder that could not be read.
     """
 
     folder: str
@@ -159,15 +159,15 @@ class Comparison:
 
 
 def compare(paths: Sequence[str], target: float | None = None) -> Comparison:
-    """Reads runs.
+    """Reads runs and groups them by recipe.
 
     Args:
-      paths: folders of runs, folders with runs below them, and patterns of both ("runs/*").
-      target: the accuracy to give times to, a fraction; None: the highest whole percent that at
-        least half of the runs reach.
+      paths: workdirs, folders with workdirs below them, and patterns of both ("runs/*").
+      target: the accuracy to which times are reported, a fraction; None: the highest whole percent
+        that at least half of the runs reach.
 
     Raises:
-      UserError: there is no run that can be read, or the target is none.
+      UserError: no run can be read, or the target is not an accuracy.
     """
     check_target(target)
     workdirs, skipped = find_runs(paths)
@@ -190,21 +190,21 @@ def compare(paths: Sequence[str], target: float | None = None) -> Comparison:
 
 
 def check_target(target: float | None) -> None:
-    """Raises UserError for what is no accuracy."""
+    """Raises UserError if the target is not a fraction between 0 and 1."""
     if target is not None and not 0 < target <= 1:
         hint = f": did you mean {target / 100:g}?" if 1 < target <= 100 else ""
         raise UserError(f"--target_accuracy={target:g} is not a fraction between 0 and 1{hint}")
 
 
 def find_runs(paths: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the workdirs that the paths name or hold, each once; a line on each path without any)."""
+    """(workdirs that the paths name or contain, each once; a line for each path without any)."""
     workdirs, skipped = {}, []
     for path in paths:
-        # A folder whose own name holds brackets or stars is meant as it is.
+        # The name of an existing folder may contain brackets or stars.
         for match in [path] if os.path.exists(path) else sorted(glob.glob(path)) or [path]:
             below = _runs_below(match)
             workdirs |= {os.path.realpath(run): run for run in below}
-            # What a pattern matches beside runs (notes, an earlier comparison) is no mistake.
+            # A pattern may match other things than runs (notes, an earlier comparison).
             if not below and match == path:
                 exists = os.path.isdir(match)
                 why = "holds no run" if exists else "there is no such folder"
@@ -223,7 +223,7 @@ def _runs_below(folder: str) -> list[str]:
 
 
 def _common_parent(workdirs: Sequence[str]) -> str:
-    """The innermost folder that holds all of them, from here where it is below here."""
+    """The innermost common folder, relative to the current folder if it is inside of it."""
     parents = [os.path.dirname(os.path.abspath(path)) for path in workdirs]
     parent = os.path.commonpath(parents) if parents else os.curdir
     relative = os.path.relpath(parent)
@@ -231,7 +231,7 @@ def _common_parent(workdirs: Sequence[str]) -> str:
 
 
 def read_run(workdir: str, name: str) -> RunResult:
-    """A run from the files in its folder; UserError where one of them is damaged."""
+    """Reads a run from the files in its folder. UserError if one of them is damaged."""
     config = files_of.read_config(workdir, default.get_config())
     try:
         config_lib.validate(config, default.FIELDS)
@@ -267,7 +267,7 @@ def _number_of_classes(workdir: str, config: ConfigDict, report: dict) -> int | 
 
 
 def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
-    """The runs by recipe, the seed left out; highest mean accuracy first, without any last."""
+    """Groups the runs by recipe without the seed. Highest mean accuracy first; none yet, last."""
     by_recipe: dict[str, list[RunResult]] = {}
     for run in runs:
         by_recipe.setdefault(repr(recipe_fields(run)), []).append(run)
@@ -288,12 +288,12 @@ def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
 
 
 def recipe_fields(run: RunResult) -> dict:
-    """The flat fields of a run's recipe, without its seed."""
+    """The flat fields of a run's recipe, without the seed."""
     return {name: value for name, value in config_lib.recipe(run.config).items() if name != "seed"}
 
 
 def _common_name(names: Sequence[str]) -> str:
-    """What the names of the runs of a recipe begin with: "lenet" for lenet-seed0 and lenet-seed1."""
+    """The common beginning of the names of a recipe's runs: "lenet" for lenet-seed0 and lenet-seed1."""
     if len(names) == 1:
         return names[0]
     parts = [re.split(r"([-_./ ])", name) for name in names]
@@ -303,7 +303,7 @@ def _common_name(names: Sequence[str]) -> str:
 
 
 def differences(recipes: Sequence[Recipe]) -> dict[str, list]:
-    """Each field in which the recipes differ, with its value in every one of them."""
+    """Each field in which the recipes differ, with its value in every recipe."""
     fields = [recipe_fields(recipe.runs[0]) for recipe in recipes]
     names = {name: None for recipe in fields for name in recipe}
     found = {name: [recipe.get(name) for recipe in fields] for name in names}
@@ -315,7 +315,7 @@ def _is_number(value) -> bool:
 
 
 def dataset_name(config: ConfigDict) -> str:
-    """As "cifar10" or "cifar100 coarse"."""
+    """The data set in words: "cifar10", "cifar100 coarse"."""
     coarse = config.dataset.labels == "coarse"
     return config.dataset.name + (" coarse" if coarse else "")
 

@@ -1,4 +1,4 @@
-"""Colours and axes of a comparison, and its pictures as PNG files for reports."""
+"""Colours and axes of a comparison, and its plots as PNG files."""
 
 import math
 import os
@@ -10,16 +10,16 @@ from cifar_jax.comparing.comparison import Comparison, Recipe
 from cifar_jax.comparing.table import recipe_title
 from cifar_jax.reporting import plots
 
-# Okabe and Ito's without yellow and black, which vanish on white and on dark, then more that keep
-# apart from them. All are readable on both.
+# Okabe and Ito's palette without yellow and black, then more colours that differ from these. All are
+# readable on a light and on a dark background.
 COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
     "#8C6BD1", "#A1712B", "#7A9A01", "#8A8F98", "#C2334D", "#1FA3A3",
 )  # fmt: skip
-# Of the first, second, ... run of a recipe, towards white (above 0) or black.
+# Shades of the first, second, ... run of a recipe: towards white (above 0) or black (below 0).
 _SHADES = (0.0, 0.38, -0.3, 0.55, -0.45)
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-# What people call times: 0.1 s to 30 d.
+# Readable times, from 0.1 s to 30 d.
 _LOG_TICKS = (
     *(0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
     *(60 * minutes for minutes in (1, 2, 5, 10, 30)),
@@ -29,7 +29,7 @@ _LOG_TICKS = (
 
 
 def run_colours(recipes: Sequence[Recipe]) -> dict[str, str]:
-    """A colour for the name of each run: one for each recipe, in shades for its seeds."""
+    """A colour for the name of each run: one colour per recipe, in shades for its seeds."""
     return {
         run.name: _shaded(
             COLOURS[i % len(COLOURS)], _SHADES[(j + i // len(COLOURS)) % len(_SHADES)]
@@ -46,21 +46,21 @@ def _shaded(colour: str, amount: float) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """About six round numbers, from one that is not above `low` to one that is not below `high`."""
+    """About six round numbers that cover the range from `low` to `high`."""
     from matplotlib.ticker import MaxNLocator
 
     found = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    # Rounded, as the locator multiplies: 0.6000000000000001.
+    # The locator multiplies, which gives 0.6000000000000001.
     return [float(f"{tick:.10g}") for tick in found]
 
 
 def time_axis(times: Sequence[Sequence[float]]) -> tuple[str, bool, list[tuple[float, str]]]:
-    """An axis for the times, in seconds, of several runs.
+    """The time axis of several runs, whose times are in seconds.
 
     Returns:
-      (unit, whether it is logarithmic, (seconds, text) of each tick within). It is logarithmic,
-      each tick with its own unit, where one run takes ten times as long as another: on a linear one
-      the shorter could not be seen.
+      (unit, whether the axis is logarithmic, (seconds, text) of each tick). It is logarithmic, and each
+      tick has its own unit, if one run takes ten times as long as another: on a linear axis, the
+      shorter run would be invisible.
     """
     longest = max(run[-1] for run in times)
     if longest >= 10 * min(run[-1] for run in times):
@@ -76,7 +76,7 @@ def time_axis(times: Sequence[Sequence[float]]) -> tuple[str, bool, list[tuple[f
 
 
 def _log_ticks(start: float, end: float) -> list[float]:
-    """Those within, without such as are so near to the one before that their texts would touch."""
+    """The ticks within the range, without those whose texts would touch."""
     found = []
     for tick in _LOG_TICKS:
         if start <= tick <= end and (
@@ -92,9 +92,9 @@ def _time_text(seconds: float) -> str:
 
 
 def plot_curves(path: str | os.PathLike, comparison: Comparison, colours: dict[str, str]) -> None:
-    """Test accuracy and training loss over epochs and over time, all runs on one scale, as a PNG.
+    """Writes a PNG of test accuracy and training loss over epochs and over time, on common scales.
 
-    `colours` has one for the name of each run that has ended an epoch; there must be such a run.
+    `colours` has a colour for the name of each run with an epoch; there must be at least one.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullLocator
@@ -136,7 +136,7 @@ def plot_classes(
     recipes: Sequence[Recipe],
     colours: dict[str, str],
 ) -> None:
-    """The accuracy on each class of the test images, a row of points for each, as a PNG."""
+    """Writes a PNG of the test accuracy per class, with a row of points for each class."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.6 + 0.28 * len(class_names)), layout="constrained")
@@ -145,12 +145,12 @@ def plot_classes(
     for i, recipe in enumerate(recipes):
         accuracies = [recipe.accuracy_per_class.get(name) for name in class_names]
         values = [np.nan if value is None else 100 * value for value in accuracies]
-        # Side by side, so that equal ones do not hide each other.
+        # Offset, so that equal points do not hide each other.
         offset = 0.5 * (i - (len(recipes) - 1) / 2) / max(len(recipes), 2)
         axes.plot(values, rows + offset, "o", color=colours[recipe.runs[0].name], markersize=4.5)
     axes.set_yticks(rows, class_names, parse_math=False)
     axes.set_ylim(len(class_names) - 0.4, -0.6)
-    axes.set_xlabel("accuracy on the test images of the class")
+    axes.set_xlabel("test accuracy of the class")
     axes.xaxis.set_major_formatter("{x:g} %")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -160,7 +160,7 @@ def plot_classes(
 
 
 def _legend(figure, recipes: Sequence[Recipe], colours: dict[str, str]) -> None:
-    """A line for each recipe below the figure."""
+    """Adds a legend entry for each recipe below the figure."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colours[recipe.runs[0].name], lw=2.5) for recipe in recipes]

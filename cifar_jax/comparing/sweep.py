@@ -1,7 +1,7 @@
-"""Several recipes and seeds one after another, each an ordinary run in a process of its own.
+"""A sweep: several recipes and seeds one after another, each an ordinary run in its own process.
 
-A process for each, so that memory and a crash stay its own. What the folders hold decides what is left
-to do: a sweep that was ended at any moment goes on when it is started again.
+Separate processes keep memory and crashes apart. The folders of the runs tell what is left to do, so a sweep
+that was stopped at any moment resumes when it is started again.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from cifar_jax.storage import workdir as files_of
 from cifar_jax.system import files, interruption
 from configs import default
 
-# In a folder of recipes, what is none.
+# Files in a folder of recipes that are not recipes.
 _NO_RECIPES = ("__init__.py", "default.py", "rerun.py")
 _PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 8192
@@ -28,23 +28,23 @@ _TAIL_BYTES = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A run of a sweep: its folder and the flags that make it."""
+    """A run of a sweep: its folder, its config and its flags."""
 
     workdir: str
     flags: tuple[str, ...]
     config: ConfigDict
 
     def is_finished(self) -> bool:
-        """Whether its folder holds the report of its last epoch."""
+        """Whether its folder has the report of the last epoch."""
         try:
             report = reports.read_report(os.path.join(self.workdir, files_of.REPORT))
-        except UserError:  # training writes it again
+        except UserError:  # training will write it again
             return False
         return report.get("final", {}).get("epoch", 0) >= self.config.num_epochs
 
 
 def find_recipes(paths: Sequence[str]) -> list[str]:
-    """The recipes that paths, folders and patterns name, each once; as --config takes them."""
+    """The recipes that paths, folders and patterns name, each once, as --config takes them."""
     found = {}
     for path in paths:
         matches = [path]
@@ -70,12 +70,12 @@ def plan(
 
     Args:
       recipes: as --config takes them.
-      seeds: of every recipe; none: the one that the recipe has.
-      fields: flags that change fields of every recipe, as "--config.num_epochs=2".
-      load: (recipe, flags) -> its config, sound; UserError else.
+      seeds: the seeds of every recipe; empty: each recipe's own seed.
+      fields: flags that change fields of every recipe, such as "--config.num_epochs=2".
+      load: (recipe, flags) -> its valid config, or UserError.
 
     Raises:
-      UserError: a recipe is none, or a folder holds a run of another recipe. Nothing was begun.
+      UserError: a recipe is not valid, or a folder holds a run of another recipe. Nothing has started.
     """
     planned = []
     for recipe, name in zip(recipes, _names(recipes), strict=True):
@@ -90,8 +90,8 @@ def plan(
 
 
 def _names(recipes: Sequence[str]) -> list[str]:
-    """A name for each recipe: its file's, with the folder's before it where two have the same."""
-    # The run of configs/rerun.py:RUN names it better than the file does.
+    """A name for each recipe: that of its file, preceded by its folder if two are equal."""
+    # For configs/rerun.py:RUN, the run is the better name.
     paths = [os.path.abspath(recipe.partition(":")[2] or recipe) for recipe in recipes]
     stems = [os.path.basename(path).removesuffix(".py") for path in paths]
     folders = [os.path.basename(os.path.dirname(path)) for path in paths]
@@ -102,14 +102,14 @@ def _names(recipes: Sequence[str]) -> list[str]:
 
 
 def run(planned: Sequence[Planned], command: Sequence[str]) -> tuple[dict[str, str], int]:
-    """Trains what is not finished.
+    """Trains the runs that are not finished.
 
     Args:
       planned: the runs, in order.
-      command: what starts `main.py`, to which a run's flags are added.
+      command: starts `main.py`; the flags of a run are appended.
 
     Returns:
-      (why, for the folder of each run that failed; the signal that stopped the sweep, else 0).
+      ({folder of a failed run: why}, the signal that stopped the sweep or 0).
     """
     failed, signals = {}, _Signals()
     with interruption.passed_to(signals.note):
@@ -128,7 +128,7 @@ def run(planned: Sequence[Planned], command: Sequence[str]) -> tuple[dict[str, s
 
 
 class _Signals:
-    """Passes SIGINT and SIGTERM on to the current run, which saves and leaves (at once at a second)."""
+    """Passes SIGINT and SIGTERM on to the current run, which saves and exits (a second time: at once)."""
 
     def __init__(self):
         self.received = 0
@@ -140,9 +140,9 @@ class _Signals:
             self._process.send_signal(number)
 
     def follow(self, process: subprocess.Popen) -> None:
-        """From now on this is the current run."""
+        """Makes this the current run."""
         self._process = process
-        if self.received:  # while the process was being started
+        if self.received:  # while the process started
             process.send_signal(self.received)
 
     def unfollow(self) -> None:
@@ -150,11 +150,11 @@ class _Signals:
 
 
 def _run_process(command: Sequence[str], signals: _Signals) -> tuple[int, str]:
-    """Runs a command to its end: (its exit status, the last that it wrote to standard error).
+    """Runs a command to its end. Returns (its exit status, the end of its standard error).
 
-    Standard error is shown as it comes, through a terminal where ours is one: progress bars stay.
-    The process is in a session of its own, or a Ctrl-C would come to it twice, once from the
-    terminal; and it is told to save and leave if this process is killed.
+    Standard error is passed on at once, through a terminal if ours is one, so progress bars work. The
+    process has its own session, because a Ctrl-C would otherwise reach it twice. If this process is
+    killed, it gets SIGTERM, to save and exit.
     """
     is_terminal = sys.stderr.isatty() and hasattr(os, "openpty")
     reader, writer = os.openpty() if is_terminal else os.pipe()
@@ -182,9 +182,9 @@ def _run_process(command: Sequence[str], signals: _Signals) -> tuple[int, str]:
 
 
 def _end_with_parent() -> list[str]:
-    """What starts a command so that it gets SIGTERM when this process ends, however that ends.
+    """A prefix that starts a command such that it gets SIGTERM when this process ends, however it ends.
 
-    A program before the program, as nothing may safely run between a fork and an exec.
+    It is a program of its own, because Python code between a fork and an exec is not safe.
     """
     if sys.platform != "linux":
         return []
@@ -196,7 +196,7 @@ def _end_with_parent() -> list[str]:
 
 
 def _copy_size(terminal: int, other: int) -> None:
-    # Not everywhere there are such modules, and training needs none of this.
+    # These modules do not exist everywhere, and training does not need them.
     import fcntl
     import termios
 
@@ -207,12 +207,12 @@ def _copy_size(terminal: int, other: int) -> None:
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 65536)
-    except OSError:  # how a terminal says that its other side is closed
+    except OSError:  # the other side of the terminal is closed
         return b""
 
 
 def _why(status: int, said: str) -> str:
-    """Why a run failed, in one line."""
+    """The reason why a run failed, as one line."""
     number = -status if status < 0 else status - 128
     if number in {each.value for each in signal.Signals}:
         name = signal.Signals(number).name

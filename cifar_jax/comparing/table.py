@@ -1,4 +1,4 @@
-"""The table of a comparison as cells, for the page, for compare.md and for the terminal."""
+"""The table of a comparison: its cells, for the page, compare.md and the terminal."""
 
 import dataclasses
 import re
@@ -12,16 +12,15 @@ NOTHING = "-"
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One quantity: what to call it and how to write it.
+    """One quantity: its title and how to write it.
 
     Attributes:
-      title: its heading.
-      text: (a run) -> its cell.
-      of: (a run) -> the number to sort by and to take the mean of, None where there is none; for
-        words, absent.
-      mean: (mean, deviation or None) -> the cell of a recipe of several runs. Without, the cell of
-        its first run, where all have the same.
-      note: (a run) -> what stands small behind the text.
+      title: the heading of its column.
+      text: run -> the text of its cell.
+      of: run -> the number to sort by and to average, or None; absent for columns of words.
+      mean: (mean, deviation or None) -> the text for a recipe with several runs. Absent if all runs of a
+        recipe have the same text.
+      note: run -> a small note after the text.
     """
 
     title: str
@@ -39,7 +38,7 @@ class Cell:
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """The columns behind the name."""
+    """The columns after the name."""
     target, goal = comparison.target, target_text(comparison)
     found = [
         Column("model", lambda run: run.config.model.name),
@@ -99,7 +98,7 @@ def columns(comparison: Comparison) -> list[Column]:
 
 
 def run_cells(columns: Sequence[Column], run: RunResult) -> list[Cell]:
-    """The cells of one run, one a column."""
+    """The cells of one run, one per column."""
     return [
         Cell(
             column.text(run),
@@ -111,7 +110,7 @@ def run_cells(columns: Sequence[Column], run: RunResult) -> list[Cell]:
 
 
 def recipe_cells(columns: Sequence[Column], recipe: Recipe) -> list[Cell]:
-    """The cells of a recipe: of its one run, or the means over its runs, with deviations."""
+    """The cells of a recipe: those of its only run, or means and deviations over its runs."""
     if len(recipe.runs) == 1:
         return run_cells(columns, recipe.runs[0])
     return [_recipe_cell(column, recipe) for column in columns]
@@ -136,14 +135,14 @@ def _recipe_cell(column: Column, recipe: Recipe) -> Cell:
 
 
 def recipe_title(recipe: Recipe) -> str:
-    """The name, with the seeds where there are several."""
+    """The name, followed by the seeds if there are several."""
     if len(recipe.runs) == 1:
         return recipe.name
     return f"{recipe.name} (seeds {', '.join(str(run.config.seed) for run in recipe.runs)})"
 
 
 def headline(comparison: Comparison) -> str:
-    """As "9 runs of 7 recipes on cifar10, 2 of them not finished"."""
+    """The comparison in words: "9 runs of 7 recipes on cifar10, 2 of them not finished"."""
     runs, recipes = comparison.runs, comparison.recipes
     of = f" of {_plural(len(recipes), 'recipe')}" if len(recipes) < len(runs) else ""
     unfinished = sum(not run.finished for run in runs)
@@ -152,7 +151,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def explanations(comparison: Comparison) -> list[str]:
-    """What the columns mean, a sentence or two each."""
+    """Sentences that explain the columns."""
     chosen = (
         "given by --target_accuracy"
         if comparison.target_given
@@ -160,24 +159,24 @@ def explanations(comparison: Comparison) -> list[str]:
         "another)"
     )
     lines = [
-        "Accuracies are of the test images. Final is after the last epoch; best is after the epoch "
-        "that was the best on the images named beside it, and where those are the test images, it is "
-        "a little too good.",
+        "Accuracies are measured on the test images. Final is after the last epoch. Best is after the "
+        "epoch that was best on the images named beside it; if these are the test images, it is slightly "
+        "too high.",
         f"The target, {target_text(comparison)}, is {chosen}.",
-        "Times are those of the epochs with their evaluation; starts and the compilation of the steps are "
-        "left out. Multiply-adds are those of the forward pass of one image in convolutions and "
-        "dense layers.",
+        "Times include all epochs and their evaluations, but not the start of the program and the "
+        "compilation of the steps. Multiply-adds are those of convolutions and dense layers in the forward "
+        "pass of one image.",
     ]
     if len(comparison.recipes) < len(comparison.runs):
         lines.append(
-            "Runs that differ in nothing but the seed stand together: mean ± standard deviation of "
-            "single runs, over the finished ones if there are any."
+            "Runs that differ only in their seed share a row: mean ± standard deviation of single runs, "
+            "over the finished ones if there are any."
         )
     return lines
 
 
 def to_markdown(comparison: Comparison, pictures: Sequence[str]) -> str:
-    """The tables for reports; `pictures` are files beside it."""
+    """compare.md: the tables as Markdown. `pictures` are the names of files beside it."""
     of = columns(comparison)
     rows = []
     for recipe in comparison.recipes:
@@ -207,7 +206,7 @@ def to_markdown(comparison: Comparison, pictures: Sequence[str]) -> str:
 
 
 def to_text(comparison: Comparison) -> str:
-    """A few columns for the terminal."""
+    """The most important columns, for the terminal."""
     of = [c for c in columns(comparison) if c.title not in ("model", "images", "device")]
     rows = [["", *(column.title for column in of)]]
     for recipe in comparison.recipes:
@@ -220,7 +219,7 @@ def to_text(comparison: Comparison) -> str:
 
 
 def classes(comparison: Comparison) -> list[tuple[str, list[str], list[Recipe]]]:
-    """(data set, names of its classes, the recipes with an accuracy for each) for each data set."""
+    """For each data set: (its name, its classes, the recipes with an accuracy per class)."""
     found: dict[tuple, list[Recipe]] = {}
     for recipe in comparison.recipes:
         names = tuple(recipe.accuracy_per_class)
@@ -230,31 +229,31 @@ def classes(comparison: Comparison) -> list[tuple[str, list[str], list[Recipe]]]
 
 
 def target_text(comparison: Comparison) -> str:
-    """As "75 %", which no line ends within."""
+    """The target in words: "75 %", with a space that no line break can replace."""
     return f"{100 * comparison.target:.6g}\N{NO-BREAK SPACE}%"
 
 
 def percent(fraction: float) -> str:
-    """As "83.17 %"; only all of the images read as 100 %."""
+    """A fraction as "83.17 %"; only 1 itself is "100.00 %"."""
     return f"{100 * fraction if fraction == 1 else min(100 * fraction, 99.99):.2f} %"
 
 
 def percent_with_deviation(mean: float, deviation: float | None) -> str:
-    """As "93.21 ± 0.12 %"."""
+    """Mean and deviation as "93.21 ± 0.12 %"."""
     if deviation is None:
         return percent(mean)
     return f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
 
 
 def millions(count: float) -> str:
-    """Three digits: "0.652 M", "40.8 M", "555 M"."""
+    """A number in millions with three digits: "0.652 M", "40.8 M", "555 M"."""
     value = count / 1e6
     decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:,.{decimals}f} M"
 
 
 def value_text(value) -> str:
-    """The value of a field as the command line takes it."""
+    """The value of a field, written as on the command line."""
     if isinstance(value, list):
         return f"({', '.join(map(str, value))}{',' if len(value) == 1 else ''})"
     return NOTHING if value is None else str(value)
@@ -290,8 +289,8 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    # An underscore within a word is one.
+    """Text with escapes, so that Markdown shows it unchanged."""
+    # An underscore inside a word needs no escape.
     return re.sub(r"[\\`*\[\]<>|]|\b_|_\b", r"\\\g<0>", " ".join(text.split()))
 
 
