@@ -1,4 +1,4 @@
-"""How far the probabilities that a network gives can be believed: reliability and its summary."""
+"""Calibration: how well the confidence of a network matches its accuracy."""
 
 import dataclasses
 
@@ -9,12 +9,12 @@ BINS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Predictions in bins of equal width by confidence, the probability of the predicted class.
+    """Predictions in bins of equal width by confidence (the probability of the predicted class).
 
     Attributes:
       count: int [BINS], predictions in each bin; bin i holds confidences in (i, i + 1] / BINS.
-      confidence: float [BINS], their mean confidence; 0 in an empty bin.
-      accuracy: float [BINS], the share of them that is right; 0 in an empty bin.
+      confidence: float [BINS], mean confidence in each bin; 0 in an empty bin.
+      accuracy: float [BINS], share of correct predictions in each bin; 0 in an empty bin.
     """
 
     count: np.ndarray
@@ -31,7 +31,7 @@ class Calibration:
         return float(np.sum(self.count * gaps) / self.count.sum())
 
     def to_dict(self) -> dict:
-        """As JSON values: the expected error, and a list of what is in each bin that is not empty."""
+        """The expected error and the bins that are not empty, as JSON values."""
         bins = [
             {
                 "confidence_above": i / BINS,

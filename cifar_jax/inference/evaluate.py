@@ -1,4 +1,4 @@
-"""Exact evaluation: every image counted once, accuracy per class, the confusion matrix, calibration."""
+"""Exact evaluation: every image counts once; accuracy per class, confusion matrix, calibration."""
 
 import dataclasses
 
@@ -15,16 +15,16 @@ from cifar_jax.runtime import parallel
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What evaluation of one split gave.
+    """The result of evaluating one split.
 
     Attributes:
       loss: mean cross-entropy over the images, in nats.
       confusion: int [C, C], rows are the true class, columns the predicted one.
       class_names: C names.
-      probabilities: float32 [N, C] of each image, where they were kept.
-      calibration: of those probabilities.
-      views: what logits were averaged over, a key of augment.VIEWS.
-      augmented: the result with test-time augmentation, where it was asked for, to stand beside this.
+      probabilities: float32 [N, C], the probabilities of each image, if they were kept.
+      calibration: the calibration of these probabilities.
+      views: the views over which logits were averaged, a key of augment.VIEWS.
+      augmented: the result with test-time augmentation, if the config asks for it.
     """
 
     loss: float
@@ -37,24 +37,24 @@ class Result:
 
     @property
     def count(self) -> int:
-        """Images that were counted."""
+        """The number of images."""
         return int(self.confusion.sum())
 
     @property
     def accuracy(self) -> float:
-        """The share of all images that was predicted right."""
+        """The share of images that are classified correctly."""
         return int(np.trace(self.confusion)) / self.count
 
     @property
     def accuracy_per_class(self) -> dict[str, float | None]:
-        """For each class the share of its images that was predicted right; None without images."""
+        """The share of each class's images that are classified correctly; None without images."""
         return {
             name: int(row[i]) / int(row.sum()) if row.sum() else None
             for i, (name, row) in enumerate(zip(self.class_names, self.confusion, strict=True))
         }
 
     def to_dict(self) -> dict:
-        """As JSON values, for `report.json` and `--json`."""
+        """The result as JSON values, for `report.json` and `--json`."""
         result = {
             "loss": self.loss,
             "accuracy": self.accuracy,
@@ -73,13 +73,13 @@ class Result:
         return result
 
     def to_line(self) -> str:
-        """For people: accuracy, loss, and how it came about."""
+        """Accuracy, loss and the kind of evaluation, as a line for people."""
         words = f"accuracy {self.accuracy:.2%} of {self.count:,} images, loss {self.loss:.4f}"
         with_views = f", with test-time augmentation ({self.views})"
         return words + (with_views if self.views != "none" else "")
 
     def to_text(self) -> str:
-        """For people: loss and accuracy, then a line for each class."""
+        """Loss and accuracy, then a line for each class, as text for people."""
         width = max(map(len, self.class_names))
         lines = [self.to_line()]
         if self.augmented:
@@ -111,7 +111,7 @@ def evaluate(eval_sums, variables, data, class_names) -> Result:
 
 
 def with_test_time_augmentation(result: Result, task: steps.Task, variables, data) -> Result:
-    """The result, with the one that config.test_time_augmentation asks for beside it."""
+    """Adds the result with test-time augmentation, if config.test_time_augmentation asks for it."""
     views = task.config.test_time_augmentation
     if views == "none":
         return result
@@ -120,9 +120,9 @@ def with_test_time_augmentation(result: Result, task: steps.Task, variables, dat
 
 
 def evaluate_weights(weights: Weights, split, config: ConfigDict) -> Result:
-    """Evaluates weights on a `datasets.Split`, with config.eval_batch_size images at a time.
+    """Evaluates weights on a `datasets.Split`, config.eval_batch_size images at a time.
 
-    Probabilities are kept, and there is test-time augmentation as the config asks for it.
+    The result has probabilities, and test-time augmentation if the config asks for it.
     """
     task = steps.Task(
         model=create_model(num_classes=len(weights.class_names), **weights.model),

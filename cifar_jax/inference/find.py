@@ -1,4 +1,4 @@
-"""The weights of a run for inference: out of a state, and from `latest`, `best` or a file."""
+"""Weights for inference: made from a run's state, or found by --weights and --workdir."""
 
 import os
 
@@ -18,14 +18,14 @@ from cifar_jax.system import files
 
 
 def inference_weights(config, data: dict, variables: dict, epoch: int, best=None) -> Weights:
-    """Weights with all that their use needs.
+    """The weights of a run, with everything that is needed to use them.
 
     Args:
-      config: the run's.
-      data: class_names, mean, std and enlarged_from, as a checkpoint's progress holds them.
+      config: the config of the run.
+      data: class_names, mean, std and enlarged_from, as in the progress of a checkpoint.
       variables: {"params", "batch_stats"}.
-      epoch: how many were trained.
-      best: {"chosen_on", "accuracy"} where this is the best epoch.
+      epoch: the number of trained epochs.
+      best: {"chosen_on", "accuracy"} if this is the best epoch.
     """
     variables = jax.tree.map(np.asarray, variables)
     dataset = {"name": config.dataset.name, "labels": config.dataset.labels}
@@ -49,13 +49,13 @@ def find_weights(which: str, workdir: str, default) -> Weights:
     """The weights that --weights and --workdir name.
 
     Args:
-      which: "best" or "latest" of the workdir, a `.safetensors` file, or one of pretrained.names(); "":
-        the best of the workdir, or without one pretrained.DEFAULT.
-      workdir: a run's folder, or "" with a file.
-      default: configs/default.py, for the fields of the run's config.
+      which: "best" or "latest" of the workdir, a `.safetensors` file, or the name of a bundled network;
+        "": the best of the workdir or, without one, the bundled `pretrained.DEFAULT`.
+      workdir: the folder of a run, or "".
+      default: the default config, for the fields of the run's config.
 
     Raises:
-      UserError: there are none.
+      UserError: there are no such weights.
     """
     if not which and not workdir:
         return _load(pretrained.file_of(pretrained.DEFAULT))
@@ -66,8 +66,8 @@ def find_weights(which: str, workdir: str, default) -> Weights:
             names = ", ".join(pretrained.names())
             hint = config_lib.nearest(which, pretrained.names())
             raise UserError(
-                f"there is no file {which!r}{hint}: --weights takes best, latest, a file or a trained "
-                f"network that comes along ({names})"
+                f"there is no file {which!r}{hint}: --weights takes best, latest, a file or the name of "
+                f"a bundled network ({names})"
             )
         return _load(path)
     if not workdir:
@@ -92,7 +92,7 @@ def find_weights(which: str, workdir: str, default) -> Weights:
 
 
 def _load(path: str) -> Weights:
-    """Weights of a file, whose tensors are those of the model that its metadata name."""
+    """The weights of a file. Checks that its tensors fit the model that its metadata name."""
     found = weights.load(path)
     name = files.shown(path)
     try:
@@ -103,7 +103,7 @@ def _load(path: str) -> Weights:
     wrong = weights.differences(wanted, found.variables)
     if wrong:
         raise UserError(
-            f"{name} is damaged, or not what its metadata say, the model {found.model['name']} for "
+            f"{name} is damaged, or is not what its metadata say, the model {found.model['name']} for "
             f"{len(found.class_names)} classes: {weights.listed(wrong)}"
         )
     return found

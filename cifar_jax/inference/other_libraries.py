@@ -1,7 +1,7 @@
-"""Weights that other libraries trained: torchvision's and timm's names and axis order -> ours.
+"""Weights of torchvision and timm, converted to our names and axis order.
 
-ResNet-18, ResNet-34 and MobileNetV2, from .safetensors files, and from PyTorch's own files where
-PyTorch is installed; those are read with weights-only loading, so no code in them runs.
+Reads ResNet-18, ResNet-34 and MobileNetV2 from .safetensors files and, if PyTorch is installed, from
+PyTorch files. Only tensors are loaded from those, never code.
 """
 
 import re
@@ -19,20 +19,20 @@ from cifar_jax.system import files
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
-# A state dict is often saved inside of something larger, under one of these.
+# Keys under which a larger file may hold the state dict.
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-# What parallel and compiled training put before every name.
+# Prefixes that parallel and compiled training add to every name.
 PREFIXES = ("module.", "_orig_mod.")
-# How many batches a batch norm has seen, which nothing here depends on.
+# The number of batches that a batch norm has seen; not needed here.
 COUNTER = "num_batches_tracked"
 
 STEM = "stem_conv"
 
 
 def is_other(path: str) -> bool:
-    """Whether a file is to be read by this module: a file of PyTorch's, or without our metadata.
+    """Whether this module reads a file: it is a PyTorch file, or lacks our metadata.
 
-    Raises UserError for what is no file.
+    Raises UserError if it is not a file.
     """
     if path.lower().endswith(TORCH_SUFFIXES):
         return True
@@ -40,16 +40,16 @@ def is_other(path: str) -> bool:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return weights.METADATA_KEY not in (file.metadata() or {})
-    # What is wrong with a file is said where it is read.
+    # A damaged file is reported where it is read.
     except (OSError, safetensors.SafetensorError):
         return False
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The tensors of a file by their names in it: float32, without counters of batches.
+    """The tensors of a file under their own names, as float32, without batch counters.
 
     Raises:
-      UserError: one line, for a file that cannot be read, is no state dict, or holds a NaN or infinity.
+      UserError: the file cannot be read, is not a state dict, or contains NaN or infinity.
     """
     files.check_regular_file(path)
     tensors = _read_torch(path) if path.lower().endswith(TORCH_SUFFIXES) else _read_tensors(path)
@@ -72,22 +72,22 @@ def read(path: str) -> dict[str, np.ndarray]:
 def init_from(
     variables: Mapping, tensors: Mapping, model: str, frozen: bool = False
 ) -> tuple[dict, list[str]]:
-    """`variables` with every tensor replaced by the file's, to train on from there.
+    """Replaces every tensor of `variables` by that of a file, to continue training from there.
 
-    A head that is missing or has another number of classes stays as it is, and so does a stem of
-    another window, with the batch norm that follows it.
+    A head is kept if it is missing in the file or has another number of classes. A stem is kept if its
+    window has another size, together with the batch norm after it.
 
     Args:
-      variables: {"params", "batch_stats"} of ours.
-      tensors: those of `read`.
-      model: ours, as "resnet18".
-      frozen: whether the backbone or its batch norm will be, where a new stem would be of no use.
+      variables: our {"params", "batch_stats"}.
+      tensors: the result of `read`.
+      model: the name of our model, such as "resnet18".
+      frozen: whether the backbone or its batch norm will be frozen; a new stem would stay untrained.
 
     Returns:
       (variables, notes): a line for each tensor that was not used or not found.
 
     Raises:
-      UserError: the file is of another network, or its stem is and must not be left out.
+      UserError: the file has another network, or another stem that must be trained but is frozen.
     """
     theirs, unknown = renamed(tensors, model)
     ours = weights.flatten(variables)
@@ -117,9 +117,9 @@ def init_from(
 
 
 def renamed(tensors: Mapping, model: str) -> tuple[dict, list[str]]:
-    """Tensors under our names and in our axis order, and the names that mean nothing to us.
+    """(tensors with our names and axis order, names that are unknown).
 
-    Raises UserError for a model that other libraries do not have as we do.
+    Raises UserError for models that other libraries do not have, or have in another form.
     """
     if model in ("resnet18", "resnet34"):
         rename = _resnet_module
@@ -128,7 +128,7 @@ def renamed(tensors: Mapping, model: str) -> tuple[dict, list[str]]:
         rename = _timm_mobilenet_module if is_timm else _torchvision_mobilenet_module
     else:
         raise UserError(
-            "weights of other libraries are for resnet18, resnet34 and mobilenet_v2, but "
+            "weights of other libraries can be loaded into resnet18, resnet34 and mobilenet_v2, but "
             f"config.model.name is {model}"
         )
     found, unknown = {}, []
@@ -143,13 +143,13 @@ def renamed(tensors: Mapping, model: str) -> tuple[dict, list[str]]:
 
 
 def _leaf(module: str | None, leaf: str, array: np.ndarray) -> str | None:
-    """Our name of a tensor of one of our modules."""
+    """Our name of a tensor in one of our modules; None if there is none."""
     if module is None:
         return None
     statistics = {"running_mean": "mean", "running_var": "var"}
     if leaf in statistics:
         return f"batch_stats/{module}/{statistics[leaf]}"
-    # A vector that is called weight is a batch norm's scale.
+    # A vector named "weight" is the scale of a batch norm.
     names = {"weight": "kernel" if array.ndim > 1 else "scale", "bias": "bias"}
     return f"params/{module}/{names[leaf]}" if leaf in names else None
 
@@ -161,7 +161,7 @@ def _ours(array: np.ndarray) -> np.ndarray:
 
 
 def _resnet_module(name: str) -> str | None:
-    """torchvision's names, which timm's ResNet-18 and 34 have too."""
+    """The names of torchvision, which timm's ResNet-18 and 34 share."""
     plain = {"conv1": STEM, "bn1": "stem_bn", "fc": models.HEAD}
     if name in plain:
         return plain[name]
@@ -173,7 +173,7 @@ def _resnet_module(name: str) -> str | None:
     return f"stage{stage}_block{int(block) + 1}/{layer}"
 
 
-# The layers of an inverted residual in order; the first two are left out where nothing is expanded.
+# The layers of an inverted residual, in order. Without expansion, the first two are missing.
 _LAYERS = (
     "expand_conv",
     "expand_bn",
@@ -200,7 +200,7 @@ def _torchvision_mobilenet_module(name: str) -> str | None:
     match = re.fullmatch(r"features\.(\d+)\.conv\.(\d(?:\.\d)?)", name)
     if match is None or not 1 <= int(match[1]) <= len(blocks):
         return None
-    # Each convolution but the last is in a group with its batch norm and activation.
+    # Each convolution except the last is grouped with its batch norm and activation.
     expands = STAGES[0].blocks < int(match[1])
     places = ("0.0", "0.1", "1.0", "1.1", "2", "3") if expands else ("0.0", "0.1", "1", "2")
     layers = dict(zip(places, _LAYERS[-len(places) :], strict=True))
@@ -233,7 +233,7 @@ def _timm_mobilenet_module(name: str) -> str | None:
 
 
 def _describe(names: Iterable[str]) -> str:
-    """What network a file is of, in words, by its names."""
+    """The network of a file in words, judged by the names of its tensors."""
     names = set(names)
     if any(name.startswith("layer1.") for name in names):
         blocks = len({tuple(name.split(".")[:2]) for name in names if name.startswith("layer")})
@@ -252,7 +252,7 @@ def _read_tensors(path: str) -> dict:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         raise UserError(f"{shown} cannot be read: {files.reason(error)}") from error
-    # NumPy has no type for some of the format's (bfloat16), which the library says in many ways.
+    # NumPy lacks some of the format's types (bfloat16), and the library reports that with various errors.
     except (safetensors.SafetensorError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{shown} is damaged or not of float32: {files.reason(error)}") from error
 
@@ -263,28 +263,28 @@ def _read_torch(path: str) -> dict:
         import torch
     except ImportError:
         raise UserError(
-            f"{shown} is a file of PyTorch's, which is not installed: pip install torch, or save it "
-            "as .safetensors where it is, with safetensors.torch.save_file(state_dict, FILE)"
+            f"{shown} is a PyTorch file, and PyTorch is not installed: pip install torch, or convert it "
+            "elsewhere with safetensors.torch.save_file(state_dict, FILE)"
         ) from None
     try:
-        # What it warns of (how the file was written) is nothing a user can act on.
+        # Users cannot act on its warnings about how the file was written.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
-    # torch.load raises nearly anything, in many lines, for files that are damaged or hold code.
+    # For damaged files and files with code, torch.load may raise nearly anything, in many lines.
     except Exception as error:
         if "Unsupported" in str(error) or "TorchScript" in str(error):
             raise UserError(
-                f"{shown} holds objects other than tensors, which are not loaded as they could run "
-                "code: save the model's state_dict() alone"
+                f"{shown} holds other objects than tensors, which are not loaded because they could run "
+                "code: save only the model's state_dict()"
             ) from None
-        raise UserError(f"{shown} is damaged or not a file of PyTorch's") from None
+        raise UserError(f"{shown} is damaged or not a PyTorch file") from None
     for wrapper in WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
             break
     if not isinstance(found, Mapping):
-        raise UserError(f"{shown} is no state dict but a {type(found).__name__}")
+        raise UserError(f"{shown} is not a state dict but a {type(found).__name__}")
     return {
         str(name): value.detach().float().numpy()
         for name, value in found.items()

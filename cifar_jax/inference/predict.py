@@ -1,4 +1,4 @@
-"""Pictures to probabilities: the weights alone are needed, no data set."""
+"""Prediction: from pictures to probabilities. Needs weights only, no data set."""
 
 from collections.abc import Callable
 
@@ -13,14 +13,14 @@ from cifar_jax.models import create_model
 from cifar_jax.steps import augment
 from cifar_jax.system import files
 
-# Pictures of one forward pass; the last is filled up, so there is one compilation.
+# Images per forward pass. The last batch is padded, so that everything compiles once.
 BATCH = 32
 
 
 def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
     """The probability of each class: images uint8 [N, S, S, 3] -> float32 [N, C].
 
-    S is `picture_size(weights)`, or the network's own.
+    S is `picture_size(weights)`, or the network's image size.
     """
     network = logits(weights)
 
@@ -38,7 +38,7 @@ def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
 
 
 def logits(weights: Weights) -> Callable:
-    """The function (variables, images as above) -> float32 [N, C] whose softmax are probabilities."""
+    """The function (variables, images as above) -> logits float32 [N, C]."""
     model = create_model(num_classes=len(weights.class_names), **weights.model)
 
     def forward(variables, pixels):
@@ -49,9 +49,9 @@ def logits(weights: Weights) -> Callable:
 
 
 def picture_size(weights: Weights) -> int:
-    """Height and width in pixels that pictures are decoded to: as the training images lay in memory.
+    """Height and width in pixels that pictures are decoded to: the size of the stored training images.
 
-    A network that was trained on enlarged 32x32 images has seen no finer detail.
+    A network that was trained on enlarged 32x32 images has never seen finer detail.
     """
     return weights.dataset.get("enlarged_from", weights.image_size)
 
@@ -63,11 +63,11 @@ def top_classes(row: np.ndarray, class_names, count: int = 5) -> list[tuple[str,
 
 
 def predict_files(weights: Weights, paths: list[str]) -> tuple[list[dict], list[str]]:
-    """Predicts picture files and the pictures in folders.
+    """Classifies picture files, and the pictures in folders.
 
     Returns:
       (answers, errors): {"image": path, "classes": [{"name", "probability"}, ...]} for each picture
-      that could be read, and a line for each that could not.
+      that could be read, and a line for each other one.
     """
     read, images, errors = [], [], []
     for path in paths:
@@ -92,7 +92,7 @@ def predict_files(weights: Weights, paths: list[str]) -> tuple[list[dict], list[
 
 
 def to_text(answers: list[dict]) -> str:
-    """For people: each picture with its five most probable classes."""
+    """Each picture with its five most probable classes, as lines for people."""
     lines = []
     for answer in answers:
         classes = [f"{c['name']} {c['probability']:.1%}" for c in answer["classes"]]

@@ -1,5 +1,6 @@
-"""Predictions as a picture: each one as it was given, as the network sees it, and the most probable
-classes as bars. Of many pictures, as many sheets as it takes.
+"""Predictions drawn as a PNG: each picture, what the network sees of it, and its most probable classes.
+
+Many pictures are split over several sheets.
 """
 
 import dataclasses
@@ -15,10 +16,10 @@ from cifar_jax.reporting import plots
 from cifar_jax.system import files
 
 SUFFIX = ".png"
-# Pictures of one file; beyond, it would be too large for what shows it.
+# Pictures per file. Larger files are too large for image viewers.
 PER_SHEET = 60
 
-# In pixels of the file.
+# Measures in pixels of the file.
 _SIDE = 160  # of a picture
 _NAMES, _BARS, _PERCENT = 115, 150, 60
 _GAP, _HEAD, _FOOT = 16, 30, 24
@@ -32,11 +33,11 @@ class Cell:
     """One picture of a sheet.
 
     Attributes:
-      title: its name.
-      given: the whole picture, shrunk to fit: uint8 [height, width, 3].
-      given_size: width and height that it had.
-      seen: what the network got: uint8 [size, size, 3].
-      classes: (name, probability), the most probable first.
+      title: the name of the file.
+      given: the whole picture, resized to fit: uint8 [height, width, 3].
+      given_size: its original width and height.
+      seen: the input of the network: uint8 [size, size, 3].
+      classes: (name, probability), most probable first.
     """
 
     title: str
@@ -47,11 +48,12 @@ class Cell:
 
 
 def check_path(path: str) -> None:
-    """Raises UserError unless a sheet can be written there, as far as can be told before."""
+    """Raises UserError if it is clear already that a sheet cannot be written to this path."""
     folder = os.path.dirname(path) or "."
     if not path.lower().endswith(SUFFIX):
         raise UserError(
-            f"--output={files.shown(path)}: it is a picture, its name ends with {SUFFIX}"
+            f"--output={files.shown(path)}: predictions are drawn as a PNG: the name must end with "
+            f"{SUFFIX}"
         )
     if os.path.isdir(path):
         raise UserError(f"--output={files.shown(path)} is a folder: name a file in it")
@@ -60,12 +62,12 @@ def check_path(path: str) -> None:
 
 
 def write(path: str, answers: list[dict], image_size: int) -> list[str]:
-    """Draws the answers of `predict.predict_files`; returns the files, `path` and then path-2, ....
+    """Draws the answers of `predict.predict_files`. Returns the files: `path`, path-2, and so on.
 
     Args:
       path: a .png file.
-      answers: of `predict_files`; the pictures are read again.
-      image_size: height and width in pixels that they were decoded to for the network.
+      answers: of `predict_files`. The pictures are read again.
+      image_size: height and width in pixels of the pictures as the network gets them.
     """
     stem, suffix = os.path.splitext(path)
     starts = range(0, len(answers), PER_SHEET)
@@ -84,7 +86,7 @@ def write(path: str, answers: list[dict], image_size: int) -> list[str]:
 def _cell(answer: dict, image_size: int) -> Cell:
     picture = pictures.open_picture(answer["image"])
     seen = pictures.square_rgb(picture, image_size)
-    # Small ones are enlarged without smoothing: what is looked at are their pixels.
+    # Small pictures are enlarged without smoothing, so that their pixels are visible.
     scale = _SIDE / max(picture.size)
     size = tuple(max(1, round(side * scale)) for side in picture.size)
     kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
@@ -98,7 +100,7 @@ def _cell(answer: dict, image_size: int) -> Cell:
 
 
 def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
-    """One sheet as a PNG, whole or not at all."""
+    """Writes one sheet as a PNG, atomically."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -107,7 +109,7 @@ def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
     width, height = columns * _WIDTH + _GAP, rows * _HEIGHT + _GAP
     sheet = np.full((height, width, 3), 255, np.uint8)
     figure = Figure(figsize=(width / plots.DPI, height / plots.DPI))
-    # One axes over the whole figure, a unit of it a pixel of the file: nothing is resampled.
+    # Axes over the whole figure, in units of the file's pixels: nothing is resampled.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
 
@@ -141,13 +143,13 @@ def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
             text(x + probability * _BARS + 7, y, f"{probability:.1%}", va="center")
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
     with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box; there is nothing to do about it.
+        # Letters that are missing in the font are drawn as boxes; users cannot change that.
         warnings.filterwarnings("ignore", message="Glyph")
         plots.save(path, figure)
 
 
 def _fit(image: np.ndarray) -> np.ndarray:
-    """A square picture with sides of `_SIDE`, or of the largest whole multiple of its own below."""
+    """A square image resized to `_SIDE`, or enlarged to the largest whole multiple below it."""
     zoom = _SIDE // len(image)
     if zoom:
         return image.repeat(zoom, axis=0).repeat(zoom, axis=1)

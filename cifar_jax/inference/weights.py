@@ -1,5 +1,7 @@
-"""Weights for inference as safetensors files. A file holds all that its use needs (model, class
-names, mean and deviation), and no time, host or path: equal runs give equal files to the byte.
+"""Weights for inference as safetensors files.
+
+A file holds everything that is needed to use the weights (model, class names, mean and deviation), and no
+time, host or path. So equal runs give files with equal bytes.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
 FORMAT = 1
-# The one key of the file's metadata, a JSON object. One, because safetensors writes several in an
+# The only key of the file's metadata; its value is a JSON object. safetensors writes several keys in an
 # order that changes from process to process.
 METADATA_KEY = "cifar_jax"
 COLLECTIONS = ("params", "batch_stats")
@@ -26,11 +28,11 @@ COLLECTIONS = ("params", "batch_stats")
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What `cifar_jax.models` needs to predict, and where it comes from."""
+    """A trained network: all that is needed to predict with it, and its origin."""
 
-    # {"params": nested dict of float32 arrays, "batch_stats": the same, absent without batch norm}.
+    # {"params": nested dict of float32 arrays, "batch_stats": the same; missing without batch norm}.
     variables: dict
-    # Arguments of create_model: {"name": "resnet20_v2", "dtype": "float32", options that are set}.
+    # Arguments of create_model: {"name": "resnet20_v2", "dtype": "float32", and options that are set}.
     model: dict
     class_names: tuple[str, ...]
     # Per channel (RGB), for pixels scaled to [0, 1].
@@ -38,14 +40,14 @@ class Weights:
     std: tuple[float, float, float]
     # Height and width in pixels.
     image_size: int
-    # What it was trained on: {"name": "cifar100", "labels": "fine"}, and {"enlarged_from": 32} where
-    # images of that many pixels were enlarged to image_size.
+    # The training set: {"name": "cifar100", "labels": "fine"}, with {"enlarged_from": 32} if images of
+    # that height and width were enlarged to image_size.
     dataset: dict
-    # Training epochs done, from 1.
+    # The number of trained epochs.
     epoch: int
-    # The split on which this epoch was the best, "test" or "validation"; "": it is not a best.
+    # The split on which this epoch was the best, "test" or "validation"; "" if it was not chosen.
     chosen_on: str
-    # A fraction, on that split.
+    # Accuracy on that split, a fraction.
     accuracy: float | None
 
 
@@ -57,7 +59,7 @@ def save(path: str | os.PathLike, weights: Weights) -> None:
 def to_bytes(weights: Weights) -> bytes:
     """The contents of a safetensors file. Tensors have names like "params/head/kernel"."""
     tensors = {
-        # safetensors writes the memory in its present order, so a transposed view would be scrambled.
+        # safetensors writes memory as it is, so a transposed view would be scrambled.
         name: np.array(array, np.float32, order="C")
         for name, array in flatten(weights.variables).items()
     }
@@ -65,7 +67,7 @@ def to_bytes(weights: Weights) -> bytes:
 
 
 def metadata(weights: Weights) -> str:
-    """All fields but `variables`, as the JSON object that a file holds."""
+    """All fields except `variables`, as the JSON object of a file."""
     fields = {"format": FORMAT}
     fields |= {name: getattr(weights, name) for name in _FIELDS}
     fields["mean"], fields["std"] = _floats(weights.mean), _floats(weights.std)
@@ -76,8 +78,8 @@ def load(path: str | os.PathLike) -> Weights:
     """Reads a file that `save` wrote.
 
     Raises:
-        UserError: one line that names the file, when it is missing, cut short or no safetensors
-            file, not of this project, of an unknown format version, or holds a NaN or infinity.
+        UserError: the file is missing, truncated, not a safetensors file, not of this project, of an
+            unknown format version, or contains NaN or infinity.
     """
     files.check_regular_file(path)
     name = files.shown(path)
@@ -87,7 +89,7 @@ def load(path: str | os.PathLike) -> Weights:
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except OSError as error:
         raise UserError(f"{name} cannot be read: {files.reason(error)}") from error
-    # The library has no numpy type for some of the format's types and says so in many ways.
+    # NumPy lacks some of the format's types, and the library reports that with various errors.
     except (safetensors.SafetensorError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{name} is damaged or not a safetensors file: {files.reason(error)}"
@@ -105,19 +107,21 @@ def load(path: str | os.PathLike) -> Weights:
 
 
 def init_from(variables: Mapping, weights: Weights) -> tuple[dict, list[str]]:
-    """`variables` with every tensor replaced by the one of `weights`, to train on from there.
+    """Replaces every tensor of `variables` by that of `weights`, to continue training from there.
 
-    A head with another number of classes stays as it is in `variables`; the second result has a
-    line on each tensor of it.
+    A head for another number of classes is not replaced.
+
+    Returns:
+      (variables, a line for each tensor that was kept).
 
     Raises:
-        UserError: any other tensor is missing, left over or of another shape: another model.
+      UserError: another tensor is missing, left over or has another shape: the model differs.
     """
     return merge(variables, flatten(weights.variables), weights.model.get("name"))
 
 
 def merge(variables: Mapping, theirs: Mapping, model: str) -> tuple[dict, list[str]]:
-    """`init_from` with a file's tensors, {"params/head/kernel": array}, and its model for people."""
+    """`init_from` with the tensors {"params/head/kernel": array} of a file, and its model in words."""
     ours = flatten(variables)
     result, notes = dict(theirs), []
     for name in sorted(ours.keys() & theirs.keys()):
@@ -134,10 +138,10 @@ def merge(variables: Mapping, theirs: Mapping, model: str) -> tuple[dict, list[s
 
 
 def differences(wanted: Mapping, there: Mapping) -> list[str]:
-    """A line on each tensor that is missing, left over or of another shape in a file."""
+    """A line for each tensor of a file that is missing, left over or has another shape."""
     wanted, there = flatten(wanted), flatten(there)
     wrong = []
-    # Parameters first: they say more about what differs than statistics do.
+    # Parameters first: they tell more about the difference than statistics.
     for name in sorted(wanted.keys() | there.keys(), key=lambda name: (name[0] != "p", name)):
         if name not in there:
             wrong.append(f"{name} is not in the file")
@@ -150,7 +154,7 @@ def differences(wanted: Mapping, there: Mapping) -> list[str]:
 
 
 def listed(wrong: list[str]) -> str:
-    """The first three of several mistakes, for one line."""
+    """The first three of several mistakes, in one line."""
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     return f"{'; '.join(wrong[:3])}{more}"
 
@@ -177,10 +181,10 @@ def _floats(values) -> list[float]:
 
 
 def _scalar(value):
-    """NumPy numbers for JSON."""
+    """Converts NumPy numbers for JSON."""
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{value!r} has no place in the metadata of a weights file")
+    raise TypeError(f"{value!r} cannot be stored in the metadata of a weights file")
 
 
 def _is_text(value) -> bool:
@@ -228,7 +232,7 @@ _FIELDS = {
 
 
 def _read_metadata(name: str, metadata: Mapping[str, str]) -> dict:
-    """The checked fields of `Weights` but `variables`; raises UserError."""
+    """The checked fields of `Weights` except `variables`. Raises UserError."""
     if METADATA_KEY not in metadata:
         raise UserError(
             f"{name} is a safetensors file, but not of this project (no {METADATA_KEY!r} metadata)"
@@ -249,7 +253,7 @@ def _read_metadata(name: str, metadata: Mapping[str, str]) -> dict:
     fields = {field: fields[field] for field in _FIELDS}
     for field in ("class_names", "mean", "std"):
         fields[field] = tuple(fields[field])
-    # JSON has no tuples; models take them (hidden_sizes).
+    # JSON has no tuples, but models need them (hidden_sizes).
     fields["model"] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in fields["model"].items()

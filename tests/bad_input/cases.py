@@ -198,7 +198,7 @@ def _weights(folder: Path, trained: TrainedRun) -> list[Case]:
     cases.append(Case("init_from of another model", (*start, of_another), "another model"))
     predict = ("--mode=predict", image)
     for what, args, says in (
-        ("output is no .png", (*predict, "--output=sheet.jpg"), "ends with .png"),
+        ("output is no .png", (*predict, "--output=sheet.jpg"), "end with .png"),
         ("output in no folder", (*predict, "--output=no/sheet.png"), "there is no folder no"),
         ("missing", (*predict, "--weights=nothing"), "there is no file 'nothing'"),
         ("a folder", (*predict, "--weights=configs"), "is a folder"),

@@ -292,7 +292,7 @@ def test_predict_without_weights_uses_the_bundled_network(trained, pictures, tmp
     ("args", "says"),
     [
         (["--mode=predict"], "needs a picture"),
-        (["--mode=predict", "--image=PICTURES", "--output=EMPTY"], "ends with .png"),
+        (["--mode=predict", "--image=PICTURES", "--output=EMPTY"], "end with .png"),
         (["--mode=predict", "--image=PICTURES", "--output=EMPTY/no/x.png"], "there is no folder"),
         (["--mode=predict", "--image=PICTURES", "--weights=best"], "needs a --workdir"),
         (["--mode=predict", "--image=PICTURES", "--weights=newest"], "best, latest, a file or"),

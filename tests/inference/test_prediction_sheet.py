@@ -89,7 +89,7 @@ def test_names_that_are_long_or_odd_are_drawn_without_a_word(picture, tmp_path, 
 
 @pytest.mark.parametrize(
     ("path", "says"),
-    [("out.jpg", "ends with .png"), ("", "ends with .png"), ("no/out.png", "no folder no")],
+    [("out.jpg", "end with .png"), ("", "end with .png"), ("no/out.png", "no folder no")],
 )
 def test_where_it_cannot_be_written(path, says):
     with pytest.raises(UserError, match=says):

@@ -1,8 +1,8 @@
-"""Networks as StableHLO that other compilers take, with a batch of any size.
+"""Networks as StableHLO for other compilers, with a batch of any size.
 
-Tried with IREE, which does not know every form that JAX writes for an array whose first axis has no
-fixed size. So a network is written in the forms that it knows, first as operations of JAX, then, where
-JAX has no say, in the module that comes out. The values are the same to rounding.
+Tested with IREE, which does not support everything that JAX writes for arrays without a fixed batch size.
+So unsupported operations are replaced: first as operations of JAX, then in the resulting module. The
+values are the same to rounding.
 """
 
 import functools
@@ -17,31 +17,31 @@ from jax import lax
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import stablehlo
 
-# Where JAX keeps the body of an operation that only calls others.
+# Parameters in which JAX keeps the body of an operation that only calls others.
 BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 def softmax(x: jax.Array) -> jax.Array:
-    """Of [batch, classes], over the classes, with each sum stretched in one step and not in two."""
+    """Softmax of [batch, classes] over the classes. Broadcasts each sum in one step, not in two."""
     stretch = functools.partial(lax.broadcast_in_dim, shape=x.shape, broadcast_dimensions=(0,))
     y = jnp.exp(x - stretch(jnp.max(x, axis=1)))
     return y / stretch(jnp.sum(y, axis=1))
 
 
 def convert(function: Callable, images: jax.ShapeDtypeStruct) -> bytes:
-    """A function of one array, whose first axis may be symbolic, as portable bytecode.
+    """A function of one array, whose first axis may have a symbolic size, as portable bytecode.
 
     The module has one public function, `main`, and calls no runtime.
     """
-    # For one platform, as for several there is a second argument that chooses among variants.
+    # For several platforms, the function would get a second argument that chooses among them.
     exported = jax.export.export(jax.jit(rewritten(function)), platforms=("cpu",))(images)
     return bytecode(exported, _rewrite_operation)
 
 
 def bytecode(exported: jax.export.Exported, rewrite: Callable = lambda operation: None) -> bytes:
-    """The module of a function, each operation rewritten, for compilers up to 12 weeks older.
+    """The module of a function after rewriting each operation, for compilers up to 12 weeks older.
 
-    It has no names of source files, which JAX leaves in.
+    Removes the names of source files that JAX leaves in.
     """
     with ir.Context() as context, ir.Location.unknown():
         stablehlo.register_dialect(context)
@@ -55,13 +55,13 @@ def bytecode(exported: jax.export.Exported, rewrite: Callable = lambda operation
 
 
 class _Flattened(NamedTuple):
-    """Stands for images [batch, height, width, channel] as [batch, height * width * channel]."""
+    """Images [batch, height, width, channel] that stand for [batch, height * width * channel]."""
 
     images: jax.Array
 
 
 def rewritten(function: Callable) -> Callable:
-    """The function of one array, with operations that IREE does not know done by others."""
+    """The same function of one array, with operations that IREE does not support replaced."""
 
     def run(jaxpr, consts, inputs):
         values = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -112,7 +112,7 @@ def _is_flattening(shape, new_sizes) -> bool:
 
 
 def _dense(images, kernel):
-    """The product of flattened images and a kernel [values, out], as a convolution with one result."""
+    """The product of flattened images and a kernel [values, out], as a convolution of the whole image."""
     kernel = kernel.reshape(*images.shape[1:], kernel.shape[1])
     numbers = ("NHWC", "HWIO", "NHWC")
     result = lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=numbers)
@@ -120,15 +120,15 @@ def _dense(images, kernel):
 
 
 def _contract(left, right, dimension_numbers):
-    """The sum over one axis of four and one of a matrix, as a 1x1 convolution."""
+    """The contraction of one of four axes with one of a matrix, as a 1x1 convolution."""
     (left_axes, right_axes), _ = dimension_numbers
     matrix_first = left.ndim == 2
     images, matrix = (right, left) if matrix_first else (left, right)
     (axis,), (row,) = (right_axes, left_axes) if matrix_first else (left_axes, right_axes)
     others = [i for i in range(4) if i != axis]
-    # Where JAX puts what is left of both: first that of the first operand.
+    # JAX puts the remaining axes of the first operand first.
     places = [1, 2, 3] if matrix_first else [0, 1, 2]
-    # Only the axis that a convolution takes as its batch may have no fixed size.
+    # Only the batch axis of a convolution may lack a fixed size.
     is_fixed = [isinstance(images.shape[i], int) for i in others]
     order = sorted(range(3), key=is_fixed.__getitem__)
     batch, *space = (others[i] for i in order)
@@ -144,7 +144,7 @@ def _contract(left, right, dimension_numbers):
 
 
 def _depthwise(images, kernel, strides, padding):
-    """Each channel convolved with its own kernel of [height, width, 1, channel]: a sum of products."""
+    """Depthwise convolution with a kernel [height, width, 1, channel], as a sum of products."""
     images = lax.pad(
         images, jnp.zeros((), images.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)]
     )
@@ -162,11 +162,11 @@ def _depthwise(images, kernel, strides, padding):
 
 
 def _rewrite_operation(operation) -> None:
-    """Changes in a module what only JAX's runtime, or not IREE, understands.
+    """Rewrites an operation that IREE does not support.
 
-    JAX puts in an assertion that the batch has a size of 1 or more, a call of its own runtime. IREE
-    does not find the size of an array of unsigned integers, so that is taken of a copy as floats,
-    and has to be told that an axis of the batch's size is not one of size 1 to be stretched.
+    JAX asserts that the batch size is at least 1 by a call of its own runtime: removed. IREE cannot get
+    the size of an array of unsigned integers: taken from a copy as floats. IREE must be told that an axis
+    of the batch size is not an axis of size 1 to broadcast.
     """
     name = operation.operation.name
     if name == "stablehlo.custom_call":
