@@ -60,8 +60,20 @@ def trained(tmp_path_factory) -> TrainedRun:
     return train_small(tmp_path_factory.mktemp("trained"))
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A temporary folder for all tests of a module."""
+    return tmp_path_factory.mktemp("module")
+
+
+@pytest.fixture(scope="module")
+def fields(request, folder) -> dict:
+    """The module's FIELDS, with a cache of images in the module's folder."""
+    return request.module.FIELDS | {"dataset.cache_dir": folder / "images"}
+
+
 def train_small(folder: Path) -> TrainedRun:
-    """Trains the recipe above with `main.py` in a folder."""
+    """Trains RECIPE with `main.py`, in a folder."""
     folder.mkdir(exist_ok=True)
     recipe = folder / "tiny.py"
     recipe.write_text(RECIPE)

@@ -1,4 +1,4 @@
-"""The comparison with PyTorch notices when the two sides do not train alike; the speedrun counts right."""
+"""The comparison with PyTorch detects sides that train differently; the speedrun's statistics are right."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ def test_losses_may_differ_by_ten_times_what_a_rounding_grows_to():
     moved = LOSSES * [1, 1, 1 + 1e-3, 1]
     assert disagreement(LOSSES) == ""
     assert disagreement(LOSSES * [1, 1, 1 + 9e-3, 1 - 9e-3], moved) == ""
-    # At the second step a rounding has not grown yet.
+    # At the second step, a rounding has not grown yet.
     assert "at step 2" in disagreement(LOSSES * [1, 1 + 9e-3, 1, 1], moved)
     assert "at step 4" in disagreement(LOSSES * [1, 1, 1, 1 + 2e-2], moved)
     assert "at step 1" in disagreement([np.nan, *LOSSES[1:]], moved)
@@ -58,8 +58,7 @@ def test_pytorch_reproduces_the_losses_of_the_recipe_and_of_no_other(tmp_path):
         task="reference_training",
         reference=str(tmp_path / "reference.npz"),
     )
-    # More steps than an epoch has.
-    # What is compiled need not be fast.
+    # The 20 steps are more than one epoch. A lower optimisation level compiles faster.
     quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     ours = np.array(driver.work("ours", job, **quick)["losses"])
     assert ours.shape == (20,)
@@ -76,7 +75,7 @@ def test_pytorch_reproduces_the_losses_of_the_recipe_and_of_no_other(tmp_path):
     assert "at step 2" in compare(other)
 
 
-# What is used of airbench94_muon.py, for machines without a GPU; it knows the right answers by the images.
+# The parts of airbench94_muon.py that the benchmark uses, for machines without a GPU, with made-up results.
 RIVAL = """
 import sys
 import torch
@@ -118,19 +117,18 @@ if __name__ == "__main__":
 def test_the_speedrun_trains_in_turn_with_its_rival(tmp_path, monkeypatch, capfd):
     pytest.importorskip("torch")
     (tmp_path / "rival.py").write_text(RIVAL)
-    # What is compiled need not be fast.
+    # A lower optimisation level compiles faster.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     sizes = ["--images=100", "--batch_size=50", "--epochs=1", "--width=0.0625"]
     args = [*sizes, "--data=synthetic", "--runs=2", f"--rival={tmp_path / 'rival.py'}"]
     assert driver.run_command(speedrun.compare, speedrun.arguments(args)) == 0
     out, err = capfd.readouterr()
-    # In turn.
     lines = [line for line in err.splitlines() if line.startswith(("ours ", "rival "))]
     assert [line.split(":")[0] for line in lines] == ["ours 0", "rival 0", "ours 1", "rival 1"]
     rows = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
     _, _, ours, rival = rows
     assert (ours[:2], rival[:2]) == (["ours", "2"], ["rival", "2"])
-    # 0 and 1 in 10: mean 5 %, deviation sqrt(0.005), and 12.706 of its standard errors either side.
+    # Accuracies 0 and 0.1: mean 5 %, deviation sqrt(0.005), and 12.706 standard errors on either side.
     assert rival[3] == "5.000 % (deviation 7.071; -58.531 to 68.531)"
     assert rival[2].startswith("25.000 % (deviation 0.000")
     assert rival[4:7] == ["-", "-", "2.00 (2.00 to 2.00)"]
@@ -140,7 +138,7 @@ def test_the_speedrun_trains_in_turn_with_its_rival(tmp_path, monkeypatch, capfd
 
 
 def test_a_worker_of_the_speedrun_that_fails_ends_it_in_one_line(monkeypatch, capfd):
-    monkeypatch.setattr(driver, "ROOT", "/")  # where there are no workers
+    monkeypatch.setattr(driver, "ROOT", "/")  # there are no workers there
     args = ["--images=100", "--batch_size=50", "--data=synthetic", "--runs=1"]
     assert driver.run_command(speedrun.compare, speedrun.arguments(args)) == 1
     assert "error: the worker of ours failed, see above" in capfd.readouterr().err

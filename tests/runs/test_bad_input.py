@@ -1,4 +1,4 @@
-"""A part of the table of bad input; `python -m tests.bad_input` runs the whole."""
+"""Runs a part of the cases of bad input. `python -m tests.bad_input` runs all of them."""
 
 from tests import bad_input
 

@@ -1,4 +1,4 @@
-"""Eight (simulated) devices compute what one does, to rounding, and go on with its runs."""
+"""Eight simulated devices compute the same as one, to rounding, and resume its runs."""
 
 import json
 import os
@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_jax.storage import checkpoint
-from cifar_jax.data import datasets
-from cifar_jax.runtime import parallel
-from cifar_jax.training import run
 from cifar_jax import steps
-from cifar_jax.steps import state as states
+from cifar_jax.data import datasets
 from cifar_jax.models import create_model
+from cifar_jax.runtime import parallel
+from cifar_jax.steps import state as states
+from cifar_jax.storage import checkpoint
+from cifar_jax.training import run
 from configs import default
 from tests.helpers import data_files, runs
 
 BATCH, STEPS = 32, 3
-# 43 test images: no number of devices but 1 divides it; two passes, the second partly empty.
+# No number of devices above 1 divides 43. Evaluation takes two passes, the second partly empty.
 TEST_IMAGES = 43
 FIELDS = {
     "num_epochs": 2,
@@ -38,7 +38,7 @@ FIELDS = {
     "model.dropout": 0.2,
     "label_smoothing": 0.1,
     "ema_decay": 0.9,
-    # Adam would divide small gradients, rounding and all, by their size.
+    # Adam would scale up small gradients together with their roundings.
     "optimizer.name": "sgd",
     "lr_schedule.name": "constant",
     "lr_schedule.learning_rate": 0.1,
@@ -47,23 +47,18 @@ MIXUP = {"augment.mixup": 0.4}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("devices")
-
-
-@pytest.fixture(scope="module")
-def fields(folder):
-    """The recipe, on random images: `STEPS` batches and a part of one, from an official archive."""
+def fields(fields, folder):
+    """FIELDS, on random images in an official archive: `STEPS` batches and a partial one."""
     train = data_files.random_part(STEPS * BATCH + 9, 10, seed=1)
     test = data_files.random_part(TEST_IMAGES, 10, seed=2)
     files = data_files.official_files("cifar10", "python", train, test)
     archive = data_files.write_folder(folder, "cifar10", "python", files)
-    return FIELDS | {"dataset.archive": archive, "dataset.cache_dir": folder / "images"}
+    return fields | {"dataset.archive": archive}
 
 
 @pytest.fixture(scope="module")
 def start(folder):
-    """start(name, fields, devices)() runs a recipe to its end and returns its workdir."""
+    """start(name, fields, devices) starts a run. Its result waits for the end and returns the workdir."""
 
     def run(name, fields, devices):
         workdir = folder / name
@@ -85,7 +80,7 @@ def start(folder):
 
 @pytest.fixture(scope="module")
 def on_one_and_eight(start, fields):
-    """The workdirs of a recipe with all that draws random numbers, on one and on eight devices."""
+    """The workdirs of a recipe that uses every source of randomness, on one and on eight devices."""
     ends = [start(f"on_{devices}", fields | MIXUP, devices) for devices in (1, 8)]
     return [end() for end in ends]
 
@@ -104,19 +99,19 @@ def test_eight_devices_train_and_evaluate_as_one(on_one_and_eight):
     assert_same_run(*on_one_and_eight)
 
 
-def test_one_device_goes_on_with_a_run_of_eight(on_one_and_eight, start, fields, folder):
+def test_one_device_resumes_a_run_of_eight(on_one_and_eight, start, fields, folder):
     _, on_eight = on_one_and_eight
     workdir = folder / "from_eight_on_one"
     shutil.copytree(on_eight, workdir)
-    # As if the run had been stopped after its first epoch.
+    # As if the run had stopped after its first epoch.
     shutil.rmtree(workdir / "checkpoints" / str(2 * STEPS))
     assert_same_run(on_eight, start(workdir.name, fields | MIXUP, 1)())
 
 
 def _matrix(fields, folder, log):
-    """Trains `STEPS` steps on each number of devices, then as many on each other from its checkpoint.
+    """Trains `STEPS` steps on A devices, then `STEPS` more on B from the checkpoint, for all pairs of COUNTS.
 
-    One process with eight devices, of which the first few are used; leaves "A_B.npz" for A, then B.
+    One process with eight devices uses the first few of them. It writes each final state as "A_B.npz".
     """
     os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -183,14 +178,14 @@ def matrix(fields, folder):
 @pytest.mark.parametrize(
     ("before", "after"), [(a, b) for a in COUNTS for b in COUNTS if (a, b) != (1, 1)]
 )
-def test_a_checkpoint_of_any_number_of_devices_goes_on_with_any_other(matrix, before, after):
+def test_a_checkpoint_of_any_number_of_devices_resumes_on_any_other(matrix, before, after):
     alone, here = matrix(1, 1), matrix(before, after)
     assert here[".step"] == 2 * STEPS
     runs.assert_same_to_rounding(here, alone)
 
 
-def test_a_checkpoint_tells_nothing_of_the_devices_that_made_it(matrix, folder):
-    """Arrays of NumPy: no sharding, no name of a device that a machine without it would look for."""
+def test_a_checkpoint_does_not_record_devices(matrix, folder):
+    """It holds NumPy arrays, without a sharding or device names that another machine would look for."""
     saved = folder / "matrix" / "8" / "checkpoints" / str(STEPS) / "state"
     assert not [path.name for path in saved.rglob("*sharding*")]
     metadata = json.loads((saved / "_METADATA").read_text())
@@ -210,7 +205,7 @@ def test_local_batch_norm_averages_the_statistics_of_the_devices(start, fields, 
     workdir = start("local", fields | local, 8)()
     got = runs.read_state(workdir, 1)
 
-    # By hand: what the first layer gave on the eight parts of the only batch.
+    # By hand: the outputs of the first layer on the eight parts of the only batch.
     config = default.get_config()
     config.dataset.update(name="cifar10", image_size=8, train_examples=BATCH)
     config.dataset.update(
@@ -227,7 +222,7 @@ def test_local_batch_norm_averages_the_statistics_of_the_devices(start, fields, 
     var = 0.9 * 1 + 0.1 * parts.var(1, ddof=1).mean(0)
     np.testing.assert_allclose(got["batch_stats/bn1/mean"], mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got["batch_stats/bn1/var"], var, rtol=1e-4)
-    # The whole batch's variance is another one.
+    # The variance of the whole batch differs.
     assert np.abs(0.9 + 0.1 * parts.reshape(BATCH, 16).var(0, ddof=1) - var).max() > 1e-3
 
 
@@ -240,8 +235,8 @@ def test_a_batch_that_eight_devices_do_not_divide_is_refused_in_one_line(fields,
     assert not (folder / "uneven").exists()
 
 
-def test_what_is_taken_from_the_devices_is_a_copy():
-    """A step may write its result where its state was, which is donated."""
+def test_unreplicate_copies():
+    """A step may write its result over its state, because the state is donated."""
     step = parallel.map_train(lambda state, data, count: (state * 2 + count, jnp.sum(state)))
     first = np.arange(1000, dtype=np.float32)
     state, _ = step(parallel.replicate(first), (), 0)

@@ -1,4 +1,4 @@
-"""Evaluation and prediction of one trained run: the same answers by every way to them."""
+"""Evaluation and prediction with one trained run agree, whichever way they are called."""
 
 import dataclasses
 import json
@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from cifar_jax.data import datasets
-from cifar_jax.inference import evaluate, find, predict, weights
-from cifar_jax.training import run
-from cifar_jax.errors import UserError
-from cifar_jax.models import create_model
 from cifar_jax.data.pictures import load_picture
+from cifar_jax.errors import UserError
+from cifar_jax.inference import evaluate, find, predict, weights
+from cifar_jax.models import create_model
+from cifar_jax.training import run
 from configs import default
 
 
@@ -40,14 +40,14 @@ def pictures(tmp_path_factory, digits):
 
 
 def logits_in_float64(found, images):
-    """Softmax regression written out."""
+    """Softmax regression in NumPy: float64 [batch, classes]."""
     head = {name: np.float64(value) for name, value in found.variables["params"]["head"].items()}
     x = ((images / 255 - np.array(found.mean)) / np.array(found.std)).reshape(len(images), -1)
     return x @ head["kernel"] + head["bias"]
 
 
 def test_probabilities_are_the_softmax_of_the_logits(found, digits):
-    # More than one forward pass takes, and the last not full.
+    # More than one forward pass holds; the last one is not full.
     images = digits.test.images[:35]
     got = predict.probabilities(found, images)
     logits = logits_in_float64(found, images)
@@ -71,7 +71,7 @@ def test_probabilities_use_the_running_statistics_of_batch_norm(found, digits):
 def test_a_picture_file_is_predicted_as_evaluation_counts_its_image(found, digits, pictures):
     answers, errors = predict.predict_files(found, [str(pictures)])
     assert errors == []
-    # With a label of its own for each image, its row of the confusion matrix tells its class.
+    # Each image has its own label, so its row of the confusion matrix shows its predicted class.
     split = datasets.Split(digits.test.images[:6], np.arange(6, dtype=np.int32))
     result = evaluate.evaluate_weights(found, split, default.get_config())
     for i, answer in enumerate(answers):
@@ -115,7 +115,7 @@ def test_eval_agrees_with_training_and_with_the_weights_alone(trained, found, di
 
 def test_evaluation_keeps_the_probabilities_of_every_image(found, digits):
     config = default.get_config()
-    config.eval_batch_size = 100  # the last of 360 is not full
+    config.eval_batch_size = 100  # the last batch of 360 images is not full
     result = evaluate.evaluate_weights(found, digits.test, config)
     expected = predict.probabilities(found, digits.test.images)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-6)
@@ -172,12 +172,12 @@ def test_weights_that_do_not_fit_what_they_say_are_refused(found, tmp_path, chan
 
 
 def test_weights_of_enlarged_images_take_small_ones_everywhere(found, pictures, tmp_path):
-    """Trained on 4x4 pixels enlarged to 8x8: so are they evaluated, and so are pictures predicted."""
+    """Weights trained on 4x4 images enlarged to 8x8: evaluation and prediction enlarge in the same way."""
     config = default.get_config()
     config.dataset.name, config.dataset.image_size = "digits", 8
     config.model.name = "linear"
     rng = np.random.default_rng(0)
-    # Of one colour each, which enlarging does not change.
+    # Enlarging does not change images of one colour.
     small = np.broadcast_to(rng.integers(0, 256, (20, 1, 1, 3), np.uint8), (20, 4, 4, 3))
     split = datasets.Split(small, rng.integers(0, 10, 20).astype(np.int32))
     dataset = datasets.Dataset(

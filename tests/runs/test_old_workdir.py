@@ -1,7 +1,7 @@
-"""A workdir that an older version left, interrupted in the middle of an epoch, still works.
+"""A workdir of an older version, interrupted in the middle of an epoch, still works.
 
-`interrupted_run.tar.xz` was written by commit 8659130: three epochs of softmax regression on digits of
-4x4 pixels, stopped by SIGTERM at step 15 of 33. The two pictures and the TensorBoard events are left out.
+Commit 8659130 wrote `interrupted_run.tar.xz`: three epochs of softmax regression on digits of 4x4 pixels,
+stopped by SIGTERM at step 15 of 33. The archive omits the two plots and the TensorBoard events.
 """
 
 import json
@@ -26,7 +26,7 @@ def workdir(tmp_path):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The same recipe, trained by the program as it is now."""
+    """The same recipe, trained without an interruption by the current program."""
     folder = tmp_path_factory.mktemp("now")
     with tarfile.open(ARCHIVE) as archive:
         archive.extract("run/config.json", folder, filter="data")
@@ -45,7 +45,7 @@ def test_it_is_resumed_in_the_middle_of_the_epoch(workdir, uninterrupted, tmp_pa
     after = runs.read_metrics(workdir)
     assert after[0] == before[0]
     assert [entry["epoch"] for entry in after] == [1, 2, 3]
-    # The machine that began the run may round otherwise than this one.
+    # The machine that began the run may round differently from this one.
     whole = runs.read_metrics(uninterrupted)
     assert after[-1]["test_loss"] == pytest.approx(whole[-1]["test_loss"], rel=1e-4)
     state, expected = (runs.read_state(folder, 33) for folder in (workdir, uninterrupted))

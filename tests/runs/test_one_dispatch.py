@@ -1,11 +1,11 @@
-"""A run of a single dispatch, evaluated at its end alone, is the run of many, to the bit."""
+"""A run of a single dispatch, evaluated only at its end, gives the same bits as a run of many dispatches."""
 
 import json
 
 import pytest
 
-from cifar_jax.comparing import comparison as compare
 from cifar_jax import config
+from cifar_jax.comparing import comparison as compare
 from cifar_jax.training import loop
 from configs import default
 from tests.helpers import runs
@@ -28,10 +28,8 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def workdirs(tmp_path_factory):
-    """Of a run of many dispatches, of one of a single one, and of one that was ended by a signal."""
-    folder = tmp_path_factory.mktemp("one_dispatch")
-    fields = FIELDS | {"dataset.cache_dir": folder / "images"}
+def workdirs(folder, fields):
+    """The workdirs of a run of many dispatches, of one dispatch, and one that a signal interrupted."""
 
     def run(name, more, point="", status=0):
         args = runs.arguments(folder / name, fields | more)
@@ -41,7 +39,7 @@ def workdirs(tmp_path_factory):
 
     many = run("many", {"steps_per_dispatch": 1})
     one = run("one", {"steps_per_dispatch": 1000, "eval_every_epochs": 0})
-    # Over the end of the first epoch, where nothing is evaluated, and ended in the second.
+    # Passes the end of the first epoch, where nothing is evaluated, and is stopped in the second.
     hurt = {"steps_per_dispatch": 3, "eval_every_epochs": 2, "checkpoint_minutes": 0}
     run("hurt", hurt, "before_save:2:SIGTERM", 143)
     assert runs.checkpoint_steps(folder / "hurt") == [3, 6]

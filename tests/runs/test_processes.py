@@ -1,4 +1,4 @@
-"""Two processes of two devices each compute what one process does, and end together."""
+"""Two processes with two devices each compute the same as one process, and exit together."""
 
 import json
 import shutil
@@ -23,30 +23,20 @@ FIELDS = {
     "model.batch_norm": True,
     "model.dropout": 0.2,
     "ema_decay": 0.9,
-    # Adam would divide small gradients, rounding and all, by their size.
+    # Adam would scale up small gradients together with their roundings.
     "optimizer.name": "sgd",
     "lr_schedule.name": "constant",
     "lr_schedule.learning_rate": 0.1,
 }
-# Saves within epochs.
+# Saves within epochs, too.
 OFTEN = {"steps_per_dispatch": 3, "checkpoint_minutes": 0}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("processes")
-
-
-@pytest.fixture(scope="module")
-def fields(folder):
-    return FIELDS | {"dataset.cache_dir": folder / "images"}
-
-
-@pytest.fixture(scope="module")
 def run_two(folder):
-    """run_two(args, second, point) starts two processes and gives how each of them ended.
+    """run_two(args, second, point) starts two processes and returns how each of them ended.
 
-    `second` are more arguments of the second one; `point` is where it is sent a signal.
+    `second` are additional arguments of the second process; `point` is where it receives a signal.
     """
 
     def run(args, second=(), point=""):
@@ -63,12 +53,12 @@ def run_two(folder):
                 for i in range(2)
             ]
             first = started[0].wait()
-            # Someone else may have taken the port since: once more, then.
+            # Another program may have taken the port in the meantime: try once more.
             if attempt == 0 and "cannot listen on port" in first.output:
                 started[1].kill()
                 continue
             return first, started[1].wait()
-        raise AssertionError("no port")
+        raise AssertionError("found no free port")
 
     return run
 
@@ -85,7 +75,7 @@ def alone(folder, fields):
 
 @pytest.fixture(scope="module")
 def stopped(folder, fields, run_two):
-    """How two processes ended of which the second was sent SIGTERM; a copy of their workdir."""
+    """How two processes ended when the second received SIGTERM, and a copy of their workdir."""
     args = runs.arguments(folder / "two", fields | OFTEN)
     ended = run_two(args, point="before_save:1:SIGTERM")
     shutil.copytree(folder / "two", folder / "copy")
@@ -94,19 +84,19 @@ def stopped(folder, fields, run_two):
 
 @pytest.fixture(scope="module")
 def finished(folder, fields, run_two, stopped):
-    """How the two ended when they were started again; their workdir."""
+    """How the two ended when they were restarted, and their workdir."""
     return run_two(runs.arguments(folder / "two", fields | OFTEN)), folder / "two"
 
 
 @pytest.fixture(scope="module")
 def killed(folder, fields, run_two):
-    """How two processes ended of which the second was killed, and how when started again; the workdir."""
+    """How two processes ended when the second was killed, how after a restart, and their workdir."""
     args = runs.arguments(folder / "killed", fields | OFTEN)
     return run_two(args, point="before_save:3:SIGKILL"), run_two(args), folder / "killed"
 
 
 def said(output: str) -> list[str]:
-    """The lines that only we begin so: JAX's runtime logs as well, from several threads at once."""
+    """Our own lines of the output. JAX's runtime also logs, from several threads at once."""
     assert "Traceback" not in output
     ours = ("error: ", "resuming ", "epoch ", "best on ", "last epoch ", "written:", "SIG")
     return [line for line in output.splitlines() if line.startswith(ours)]
@@ -129,7 +119,7 @@ def test_a_signal_to_one_process_saves_and_ends_both(stopped):
     assert "SIGTERM: saved at step 3" in ended[0].output
 
 
-def test_two_processes_started_again_end_as_one(finished, alone):
+def test_two_restarted_processes_end_as_one(finished, alone):
     ended, workdir = finished
     assert [end.status for end in ended] == [0, 0], ended
     assert "after epoch 0, step 3 of 4" in ended[0].output
@@ -146,7 +136,7 @@ def test_a_killed_process_ends_the_other_with_a_line(killed):
     assert line.startswith("error: another process of this run was lost")
 
 
-def test_after_a_kill_both_go_on_exactly(killed, finished):
+def test_after_a_kill_both_resume_exactly(killed, finished):
     _, ended, workdir = killed
     assert [end.status for end in ended] == [0, 0], ended
     assert "resuming" in ended[0].output
@@ -161,7 +151,7 @@ def test_only_the_first_process_prints(stopped, finished):
         assert said(ended[1].output) == []
 
 
-def test_one_process_goes_on_with_the_run_of_two(stopped, alone, fields, folder):
+def test_one_process_resumes_the_run_of_two(stopped, alone, fields, folder):
     _, workdir = stopped
     args = runs.arguments(workdir, fields)
     ended = runs.run(args, folder / "log", cache=folder / "compiled")
@@ -172,7 +162,7 @@ def test_one_process_goes_on_with_the_run_of_two(stopped, alone, fields, folder)
 @pytest.mark.parametrize(
     ("second", "first_says", "second_says"),
     [
-        # A mistake in one alone; without an agreement the other waits for minutes.
+        # A mistake in one process only. If they did not agree first, the other would wait for minutes.
         ("--config.augment.cutout=9", "another process of this run stopped", "augment.cutout"),
         ("--config.seed=1", "differ in recipe or data", "differ in recipe or data"),
     ],

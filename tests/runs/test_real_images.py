@@ -1,8 +1,8 @@
-"""The real images, where the machine has them.
+"""Tests on the real CIFAR images, if this machine has them.
 
-TFDS_DATA_DIR names a root of prepared sets with cifar10 in it; CIFAR_JAX_ARCHIVES a folder that
-holds `cifar-10-batches-py` and `cifar-100-python`, whole or in part. Where one is not set, its
-tests skip.
+TFDS_DATA_DIR is a folder of prepared TFDS sets with cifar10 in it. CIFAR_JAX_ARCHIVES is a folder with
+`cifar-10-batches-py` and `cifar-100-python`, complete or in part. If a variable is not set, its tests are
+skipped.
 """
 
 import os
@@ -37,11 +37,11 @@ def test_cifar10_as_tfds_prepared_it(config):
     np.testing.assert_array_equal(np.bincount(data.train.labels), [5000] * 10)
     np.testing.assert_array_equal(np.bincount(data.test.labels), [1000] * 10)
     assert data.class_names == tuple(fixtures.CIFAR10_NAMES)
-    # The known values are of the lossless images. Copies that went through JPEG (30 dB) keep the
-    # mean and lose a little of the deviation.
+    # The published values of the lossless images. Copies that went through JPEG (30 dB) keep the mean and
+    # have a slightly smaller deviation.
     np.testing.assert_allclose(data.mean, (0.4914, 0.4822, 0.4465), atol=5e-4)
     np.testing.assert_allclose(data.std, (0.2470, 0.2435, 0.2616), atol=2e-3)
-    # TFDS's own decoding of a few.
+    # TFDS decodes a few images to the same pixels.
     import tensorflow_datasets as tfds
 
     for split, images in (("train", data.train), ("test", data.test)):
@@ -50,7 +50,7 @@ def test_cifar10_as_tfds_prepared_it(config):
             example = source[index]
             np.testing.assert_array_equal(images.images[index], example["image"])
             assert images.labels[index] == example["label"]
-    # Every start after the first reads the same bytes from the cache.
+    # Later starts read the same pixels from the cache.
     again = datasets.load(config, seed=0)
     np.testing.assert_array_equal(again.train.images, data.train.images)
     config.update({"train_examples": 1000, "validation_examples": 500})
@@ -77,7 +77,7 @@ def test_cifar10_from_the_official_folder(config, size):
     assert data.class_names == tuple(fixtures.CIFAR10_NAMES)
     assert data.train.images.shape == (len(labels), size, size, 3)
     if size == 32:
-        # Red, green, blue; each by rows: https://www.cs.toronto.edu/~kriz/cifar.html
+        # The red, green and blue planes in turn, each row by row: https://www.cs.toronto.edu/~kriz/cifar.html
         np.testing.assert_array_equal(data.train.images[:, 3, 5, 1], rows[:, 1024 + 3 * 32 + 5])
         np.testing.assert_array_equal(data.train.images[:, 31, 0, 2], rows[:, 2048 + 31 * 32])
 

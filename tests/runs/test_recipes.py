@@ -1,4 +1,4 @@
-"""Every recipe in configs/ is valid, explains itself, and trains a step when it is made small."""
+"""Every recipe in configs/ is valid, has its command in its docstring, and trains a step when made small."""
 
 import ast
 import importlib.util
@@ -11,8 +11,8 @@ import pytest
 
 from cifar_jax import config as config_lib
 from cifar_jax import models, steps
-from cifar_jax.runtime import parallel
 from cifar_jax.data.datasets import Dataset, Split
+from cifar_jax.runtime import parallel
 from cifar_jax.training.run import create_run, first_state
 from configs import default
 
@@ -32,7 +32,7 @@ def load(path):
 
 
 def small(config):
-    """The same recipe with a narrow and shallow network, eight examples in a batch, small images."""
+    """The recipe with a narrow and shallow network, batches of eight, and small images."""
     config.batch_size = 8
     name = config.model.name
     if name.endswith(("_v1", "_v2")) and name.startswith("resnet"):
@@ -40,7 +40,7 @@ def small(config):
     if "width" in models.model_options(config.model.name):
         config.model.width = 0.125
     config.dataset.image_size = min(config.dataset.image_size, 64)
-    config.lr_schedule.warmup_epochs = 0.0  # at whose first step the rate is zero
+    config.lr_schedule.warmup_epochs = 0.0  # the first step of a warm-up has rate zero
     if config.model.hidden_sizes is not None:
         config.model.hidden_sizes = tuple(8 for _ in config.model.hidden_sizes)
     return config
@@ -57,7 +57,7 @@ def random_dataset(config):
     )
 
 
-def test_the_recipes_of_the_readme_are_there():
+def test_the_recipes_of_the_readme_exist():
     names = {str(path.relative_to(ROOT / "configs")) for path in RECIPES}
     assert {"quickstart.py", "lenet.py", "resnet20_v2.py", "resnet18.py", "mobilenet_v2.py"} < names
     assert len([name for name in names if name.startswith("cifar100/")]) == 11
@@ -70,9 +70,9 @@ def test_the_docstring_gives_the_command(path):
 
 
 def stepped(step, state, devices):
-    """The states that a step gives on so many devices, each by itself.
+    """The states after a step on that many devices, as from pmap: a leading axis of devices.
 
-    What pmap does; compiled with little effort, since it runs once.
+    Runs once: a lower optimisation level compiles faster.
     """
     states = jax.tree.map(lambda x: jnp.stack([x] * devices), state)
     mapped = jax.jit(jax.vmap(step, axis_name=parallel.AXIS))
@@ -100,7 +100,7 @@ def test_a_small_step_of_the_recipe_changes_every_parameter(path):
         assert np.abs(np.asarray(new)[0] - old).max() > 0
 
 
-def test_two_devices_take_the_step_of_the_speedrun_that_one_takes(monkeypatch):
+def test_a_step_of_the_speedrun_is_the_same_on_two_devices(monkeypatch):
     config = small(load(ROOT / "configs" / "speedrun94.py"))
     config.model.dtype = "float32"
     run = create_run(config, "", random_dataset(config))
@@ -116,7 +116,7 @@ def test_two_devices_take_the_step_of_the_speedrun_that_one_takes(monkeypatch):
         monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
         results[devices] = jax.device_get(stepped(step, first, devices))
     one, two = results[1], results[2]
-    # Nothing trains the kernel that whitens.
+    # The whitening kernel is not trained.
     for after in (one, two):
         kernel = after.batch_stats["whitening"]["kernel"][0]
         np.testing.assert_array_equal(kernel, first.batch_stats["whitening"]["kernel"])
@@ -124,6 +124,6 @@ def test_two_devices_take_the_step_of_the_speedrun_that_one_takes(monkeypatch):
     leaves = [jax.tree_util.tree_leaves_with_path(x) for x in (one, two)]
     for (path, alone), (_, shared) in zip(*leaves, strict=True):
         np.testing.assert_array_equal(shared[0], shared[1])
-        # Muon brings the small parts of a gradient, rounding and all, to the size of the large ones.
+        # Muon scales up the small parts of a gradient together with their roundings.
         scale = np.abs(alone).max()
         assert np.abs(shared[0] - alone[0]).max() <= 1e-3 * scale, path

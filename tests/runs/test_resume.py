@@ -1,4 +1,4 @@
-"""A run that is killed again and again, at any moment, ends as an untouched one, to the bit."""
+"""A run that is killed again and again, at any moment, ends with the same bits as an untouched one."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from tests.helpers import runs
 
 EPOCHS, STEPS = 3, 10
-# All that draws random numbers or keeps a state; ten steps an epoch. The learning rate does not
+# Everything that draws random numbers or keeps a state; ten steps per epoch. The learning rate does not
 # depend on the number of epochs.
 FIELDS = {
     "num_epochs": EPOCHS,
@@ -27,26 +27,16 @@ FIELDS = {
     "lr_schedule.factor": 0.5,
     "lr_schedule.warmup_epochs": 0.5,
 }
-# How often a run saves is not part of its recipe: the hurt one does so at every third step.
+# How often a run saves is not part of its recipe. The interrupted run saves at every third step.
 SAVES_OFTEN = {"steps_per_dispatch": 3, "checkpoint_minutes": 0}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("resume")
-
-
-@pytest.fixture(scope="module")
-def fields(folder):
-    return FIELDS | {"dataset.cache_dir": folder / "images"}
-
-
-@pytest.fixture(scope="module")
 def both(folder, fields):
-    """The workdir of an untouched run; that of one with many ends; what was seen after each end.
+    """(The workdir of an untouched run, that of an interrupted run, what was seen after each interruption).
 
-    The untouched run is an epoch longer, saves at the ends of epochs only and shares nothing that
-    was compiled with the other.
+    The untouched run is one epoch longer, saves only at the ends of epochs, and shares no compiled program
+    with the other.
     """
     unhurt, hurt = folder / "unhurt", folder / "hurt"
     longer = fields | {"num_epochs": EPOCHS + 1}
@@ -68,9 +58,9 @@ def hurt(both):
 
 
 def end_often(workdir, fields, folder):
-    """Runs a recipe to its end over many ends; returns what was seen after each of them."""
+    """Runs a recipe to its end through many interruptions. Returns what was seen after each of them."""
     args = runs.arguments(workdir, fields | SAVES_OFTEN)
-    # Saves are at the steps 3, 6, 9, 10 of an epoch; a resumed run counts them anew.
+    # An epoch has saves at its steps 3, 6, 9 and 10. A resumed run counts from where it resumes.
     points = {
         "before the first save": "before_save:1:SIGKILL",
         "in a save within an epoch": "before_commit:3:SIGKILL",
@@ -115,7 +105,7 @@ def test_kills_fell_where_they_were_meant_to(hurt):
     before_weights = seen["before best.safetensors"]
     assert "metrics.jsonl" in before_weights["files"]
     assert "best.safetensors" not in before_weights["files"]
-    # The files told of an epoch whose checkpoint there was not.
+    # The files already held an epoch whose checkpoint was not committed.
     after_files = seen["after the files of a save"]
     assert after_files["saved"][-1] == 2 * STEPS - 1
     assert after_files["epochs"] == [1, 2]
@@ -147,7 +137,7 @@ def test_metrics_are_the_same_and_have_no_epoch_twice(hurt, unhurt):
         assert after["epochs"] == sorted(set(after["epochs"])), name
 
 
-def test_signals_save_and_say_how_to_go_on(hurt):
+def test_signals_save_and_say_how_to_resume(hurt):
     workdir, seen = hurt
     for name, status, saved in (("by SIGTERM", 143, 26), ("by SIGINT", 130, 29)):
         after = seen[name]
@@ -159,7 +149,7 @@ def test_signals_save_and_say_how_to_go_on(hurt):
         assert "Traceback" not in after["output"]
 
 
-def test_a_restart_says_where_it_goes_on(hurt):
+def test_a_restart_says_where_it_resumes(hurt):
     _, seen = hurt
     assert "after epoch 0, step 6 of 10" in seen["before metrics.jsonl"]["output"]
     assert "after epoch 1, step 0 of 10" in seen["before best.safetensors"]["output"]
@@ -176,7 +166,7 @@ def test_a_finished_run_trains_nothing_more(hurt):
     assert after["whole"]
 
 
-def test_more_epochs_go_on_to_what_one_longer_run_gives(hurt, unhurt, folder, fields):
+def test_more_epochs_give_the_same_as_one_longer_run(hurt, unhurt, folder, fields):
     workdir, _ = hurt
     longer = folder / "longer"
     shutil.copytree(workdir, longer)

@@ -1,4 +1,4 @@
-"""JAX's settings in the environment change no bit of a run, or the run says that they may."""
+"""JAX's settings in the environment change no bit of a run, or the run warns about them."""
 
 import jax
 
@@ -17,7 +17,7 @@ FIELDS = {
     "model.batch_norm": True,
     "model.dropout": 0.2,
 }
-# Each of them alone would draw other numbers, compute others, or end in a stack trace.
+# Without our defaults, each of these would change random numbers or results, or cause a stack trace.
 VARIABLES = {
     "JAX_ENABLE_X64": "1",
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
@@ -31,7 +31,7 @@ VARIABLES = {
 
 
 def train(folder, setting=None, more=()):
-    """Trains in a process whose JAX has a setting (name, value); returns what it printed."""
+    """Trains in a process with a setting of JAX, (name, value). Returns what it printed."""
     log = folder / "log"
     args = (runs.arguments(folder / "run", FIELDS, *more), log, setting)
     process = runs.context().Process(target=_child, args=args)
