@@ -1,6 +1,7 @@
 """The options of networks: one entry for each, with the check of its value.
 
-What an option does is in the docstring of each network that has it.
+A network has an option if its module has a field of that name; the module's docstring says what it does. To
+add an option, enter it in `OPTIONS` and declare `model.<name>` in configs/default.py.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ WIDEST = 1000
 
 
 def wrong_choice(key: str, value, choices: Iterable[str]) -> str:
-    """In words, why the value is none of the choices; empty if it is one."""
+    """An error message if the value is none of the choices, otherwise ""."""
     if isinstance(value, str) and value in choices:
         return ""
     return f'model.{key} "{str(value)[:60]}" is none of: {", ".join(choices)}'
@@ -55,7 +56,7 @@ def _width(key: str, value) -> str:
     return ""
 
 
-# Name -> function of (name, value) that says in words what is wrong, or nothing.
+# Name -> check(name, value), which returns an error message, or "" if the value is valid.
 OPTIONS: dict[str, Callable[[str, object], str]] = {
     "hidden_sizes": _hidden_sizes,
     "activation": _choice(*ACTIVATIONS),
@@ -75,7 +76,7 @@ def field_names(entry: Callable) -> set[str]:
 
 
 def options_of(entry: Callable) -> tuple[str, ...]:
-    """The options that a module class, or a partial of one, leaves open."""
+    """The options of a module class, or of a partial of one, without those that the partial fixes."""
     fixed = getattr(entry, "keywords", {})
     fields = field_names(entry)
     return tuple(key for key in OPTIONS if key in fields and key not in fixed)

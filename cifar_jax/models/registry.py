@@ -1,14 +1,14 @@
 """The registry of networks: a name and options in, a Flax Linen module out.
 
-To add a network, write its module in a file of this folder and enter it in `MODELS`. The module maps
-normalised float images [batch, height, width, 3] to float32 logits [batch, num_classes]:
-`model.apply(variables, images, train=False)`. Its fields are `num_classes`, `dtype`, any of `OPTIONS`,
-and, with batch norm or dropout, `axis_name` and `sync_batch_norm`.
+To add a network, write its module in a file of this folder, enter it in `MODELS`, and add its parameter count
+to tests/models/test_models.py. The module maps normalised float images [batch, height, width, 3] to float32
+logits [batch, num_classes]: `model.apply(variables, images, train=False)`. Its fields are `num_classes`,
+`dtype`, any of `OPTIONS`, and, with batch norm or dropout, `axis_name` and `sync_batch_norm`.
 
 Variables are `params` and, with batch norm, `batch_stats`, all float32. Training needs `rngs={"dropout":
-key}`, the same key on every device, and `mutable=["batch_stats"]`, without which batch norm normalises as
-in evaluation. The last dense layer, the only one whose shape depends on the number of classes, is named
-`HEAD`. A whitening layer (`layers.Whitening`), and the option that asks for it, are named `WHITENING`.
+key}`, the same key on every device, and `mutable=["batch_stats"]`: otherwise, batch norm normalises as in
+evaluation. The last dense layer is named `HEAD`; no other layer's shape depends on the number of classes. A
+whitening layer (`layers.Whitening`) and the option that turns it on are named `WHITENING`.
 """
 
 import difflib
@@ -67,7 +67,7 @@ def create_model(
       options: those of `model_options(name)`; None means the network's own default.
 
     Raises:
-      UserError: a name, an option or a value does not exist; the message lists those that do.
+      UserError: the name, an option or a value does not exist. The message lists the valid ones.
     """
     wrong = mistakes(name, dtype, **options)
     if wrong:
@@ -84,7 +84,7 @@ def create_model(
 
 
 def mistakes(name: str, dtype: str = "float32", **options) -> list[str]:
-    """One line for each reason why `create_model` has no such network; [] if it has."""
+    """One line for each mistake that makes `create_model` raise UserError; [] if there is none."""
     try:
         known = model_options(name)
     except UserError as error:

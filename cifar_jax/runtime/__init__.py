@@ -1,4 +1,4 @@
-"""Devices and processes, the only place that knows how many there are; and how programs are compiled.
+"""Devices, processes, and how JAX compiles programs. Only this folder knows how many devices there are.
 
 Take from here: `parallel` (mapping over devices, collectives, processes), `determinism`, `settings` and
 `compile_cache`.

@@ -1,8 +1,8 @@
 """The cache of compiled programs on disk, which makes a second start fast.
 
 It is JAX's persistent compilation cache, with a separate folder for each kind of machine. A loaded
-program gives the same bits as a compiled one. Damaged programs are compiled again, and those unused for
-longest are deleted. If the folder cannot be used, a warning is printed.
+program gives the same bits as a compiled one. Damaged programs are compiled again, and the least
+recently used ones are deleted. If the folder cannot be used, this prints a warning and caches nothing.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Bad input of every kind, given to `main.py` as a user would; `python -m tests.bad_input` runs it."""
+"""Gives bad input of every kind to `main.py`, as a user would. `python -m tests.bad_input` runs all of it."""
 
 import dataclasses
 import shutil
@@ -10,17 +10,17 @@ from tests.helpers import cli
 
 INTRODUCTION = """# Bad input
 
-What `main.py` answers to {count} commands, nearly all of them with something wrong in them, as
-`python -m tests.bad_input` printed it. That fails at a stack trace, at a status 0 where there should be
-none, and at code that was run out of a file. Rows with status 0 are odd but right. A part of it runs with
-the other tests. DIR is the folder that the input was made in.
+What `main.py` prints for {count} commands, nearly all of them wrong. `python -m tests.bad_input` runs them
+and writes this file. It fails if a command prints a stack trace, exits with status 0 although it is wrong, or
+runs code from a file. Rows with status 0 are unusual but correct. A part of the commands runs with the other
+tests. DIR is the folder of the input files.
 
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A case and what came of it."""
+    """A case, and its exit status and output."""
 
     case: cases.Case
     status: int
@@ -28,7 +28,7 @@ class Row:
 
 
 def run(folder: Path, trained: TrainedRun, groups=(), step: int = 1) -> tuple[list[Row], list[str]]:
-    """Runs every `step`-th case of some groups, or of all; returns the rows and a line on each fault."""
+    """Runs every `step`-th case of some or all groups. Returns the rows, and one line per wrong answer."""
     rows, wrong = [], []
     for group in groups or cases.GROUPS:
         for case in cases.of_group(group, folder / group, trained)[::step]:
@@ -37,19 +37,19 @@ def run(folder: Path, trained: TrainedRun, groups=(), step: int = 1) -> tuple[li
             if fault:
                 wrong.append(f"{group}, {case.what}: {fault} (status {row.status}: {row.line})")
     if list(folder.rglob("ran")):
-        wrong.append("code was run")
+        wrong.append("code from a file was run")
     return rows, wrong
 
 
 def _answer(case: cases.Case, folder: Path, trained: TrainedRun) -> tuple[Row, str]:
-    """The row of a case, and what is wrong with the answer, if anything is."""
+    """The row of a case, and what is wrong with the answer, or ""."""
     new = folder / "new" / "run"
     shutil.rmtree(new.parent, ignore_errors=True)
     try:
         answer = trained.call(*(arg.replace(f"={cases.NEW}", f"={new}") for arg in case.args))
     except TimeoutError:
         return Row(case, -1, ""), "it hung"
-    # The first line is the one that says it; several mistakes have more.
+    # The first line is the error; several mistakes have a line each.
     said = [line for line in answer.err.splitlines() if line]
     out = answer.out.splitlines()
     shown = said if case.says else [x for x in out if x.startswith("best on")] or out[-1:]
@@ -62,7 +62,7 @@ def _answer(case: cases.Case, folder: Path, trained: TrainedRun) -> tuple[Row, s
         return row, "" if answer.status == 0 else "it should work"
     if answer.status not in (1, 2):
         return row, "the status should be 1 or 2"
-    # A loss that is not finite comes after the run began.
+    # A loss becomes infinite only after the run began, which leaves a workdir.
     if new.exists() and "not finite" not in answer.err:
         return row, "it leaves a workdir"
     if not said or not said[0].startswith("error: ") or case.says not in answer.err:
@@ -73,7 +73,7 @@ def _answer(case: cases.Case, folder: Path, trained: TrainedRun) -> tuple[Row, s
 
 
 def table(rows: list[Row]) -> str:
-    """The rows in Markdown, a table for each group."""
+    """The rows in Markdown, one table per group."""
     parts = []
     for group in dict.fromkeys(row.case.group for row in rows):
         parts.append(

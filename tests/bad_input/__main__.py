@@ -1,10 +1,10 @@
-"""Runs `main.py` on every bad input and writes what it printed into README.md beside this file.
+"""Runs `main.py` on every bad input and writes what it prints into the README.md in this folder.
 
-python -m tests.bad_input            all of it, a few minutes
-python -m tests.bad_input pictures   one group, printed only
+python -m tests.bad_input            all groups; takes a few minutes
+python -m tests.bad_input pictures   one group; only prints the table
 
-It fails if a command prints a stack trace, ends with status 0 where it should not, hangs, says something
-else than it should, runs code out of a file, or leaves a workdir behind that it refused to train in.
+It fails if a command prints a stack trace, exits with status 0 although it is wrong, hangs, prints another
+message than expected, runs code from a file, or leaves a workdir behind although it refused to train.
 """
 
 import sys

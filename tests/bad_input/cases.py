@@ -1,4 +1,4 @@
-"""What a user may get wrong: commands that are to fail with a line, and a few that are to work."""
+"""What a user may get wrong: commands that must fail with one line, and a few that must work."""
 
 import dataclasses
 import functools
@@ -10,13 +10,13 @@ from pathlib import Path
 from tests.bad_input import data, pictures, weights
 from tests.conftest import TrainedRun
 
-# Stands for a folder that is not there, another one for each command.
+# Stands for a folder that does not exist, a new one for each command.
 NEW = "NEW"
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A command line, and a part of the line that it is to print; "" where it is to work."""
+    """A command line, and a part of the line that it must print, or "" if it must work."""
 
     what: str
     args: tuple[str, ...]
@@ -24,7 +24,7 @@ class Case:
     group: str = ""
 
 
-# Flags after a good recipe.
+# A flag after a good recipe -> a part of the message.
 FLAGS = {
     "--mode=typo": "train|eval|predict",
     "--wokdir=x": "workdir",
@@ -45,7 +45,7 @@ FLAGS = {
     "--config=configs/rerun.py:nothing": "there is no folder nothing",
 }
 
-# Recipes that are none: what is in the file, what is said.
+# Broken recipes: name -> (content of the file, a part of the message).
 RECIPES = {
     "syntax error": ("def get_config(:\n", "SyntaxError"),
     "import of nothing": ("import nothing_of_the_kind\n", "ModuleNotFoundError"),
@@ -66,7 +66,7 @@ RECIPES = {
     ),
 }
 
-# Fields (separated by spaces), and what is said of them.
+# Fields (separated by spaces) -> a part of the message.
 FIELDS = {
     "bach_size=3": "did you mean 'config.batch_size'?",
     "learning_rate=3": "did you mean 'config.lr_schedule.learning_rate'?",
@@ -118,7 +118,7 @@ FIELDS = {
 
 
 def of_group(group: str, folder: Path, trained: TrainedRun) -> list[Case]:
-    """The cases of a group; files are made in `folder`, `trained` is used and left as it is."""
+    """The cases of a group. Writes files into `folder`; uses `trained` without changing it."""
     folder.mkdir(parents=True)
     return [dataclasses.replace(case, group=group) for case in GROUPS[group](folder, trained)]
 
@@ -244,7 +244,7 @@ def _workdirs(folder: Path, trained: TrainedRun) -> list[Case]:
         cases.append(Case(what, tuple(str(arg) for arg in args), says))
 
     def copy(name, **changes) -> Path:
-        """A copy of the run with fields of its JSON files changed, or their text, or None: deleted."""
+        """A copy of the run. Changes fields of its JSON files (a dict) or their whole content (bytes)."""
         workdir = folder / name
         shutil.copytree(trained.workdir, workdir)
         for file, change in changes.items():
@@ -323,5 +323,5 @@ GROUPS = {
     "workdirs": _workdirs,
 }
 
-# What more lines than one are printed for: the list of recipes, and several mistakes.
+# Cases that print several lines: the list of recipes, and several mistakes at once.
 SEVERAL_LINES = {"no recipe", "--config=", *(fields for fields in FIELDS if fields.count("=") > 4)}

@@ -1,4 +1,4 @@
-"""Archives and prepared folders with something wrong in them, each with what is said of it."""
+"""Broken archives and prepared folders, each with a part of the expected message."""
 
 import dataclasses
 import io
@@ -18,14 +18,14 @@ NAMES = ["red", "green", "blue"]
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The fields of `config.dataset` that lead to it, and what is said; "": it is read."""
+    """The fields of `config.dataset` that select it, and a part of the message, or "" if it can be read."""
 
     fields: dict
     says: str
 
 
 def archives(folder: Path) -> dict[str, Data]:
-    """Official CIFAR-10 archives; those with code in them write `folder`/ran if it runs."""
+    """Official CIFAR-10 archives. If code in one of them runs, it writes `folder`/ran."""
     folder.mkdir(parents=True)
     files = {form: fixtures.official_files("cifar10", form, TRAIN, TEST) for form in FORMS}
     found = {}
@@ -39,7 +39,7 @@ def archives(folder: Path) -> dict[str, Data]:
         add(name, fixtures.write_folder(folder / name, "cifar10", form, content), says)
 
     def tar(name, says, members):
-        """A tar of members (TarInfo or name, content)."""
+        """A tar file of members, each (TarInfo or name, content)."""
         path = folder / f"{name}.tar"
         with tarfile.open(path, "w") as archive:
             for member, content in members:

@@ -1,4 +1,4 @@
-"""Hostile and odd picture files, each with what is to be said of it, or None where it is a picture."""
+"""Hostile and unusual picture files, each with a part of the expected message, or None if it can be read."""
 
 import io
 import os
@@ -23,7 +23,7 @@ def encoded(picture: Image.Image, kind: str, **options) -> bytes:
 
 
 def png(width: int, height: int, pixels=b"\0", chunks=(), depth=8, colour=2) -> bytes:
-    """A PNG by hand, of which nothing need be right; `chunks` are more of them, before the pixels."""
+    """A handmade PNG, which may be invalid. `chunks` are additional chunks before the pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
@@ -41,7 +41,7 @@ def bad_crc() -> bytes:
 
 
 def text_bomb() -> bytes:
-    """Two hundred megabytes of text in a compressed chunk of 200 KB."""
+    """200 MB of text in a compressed chunk of 200 KB."""
     return png(4, 4, b"\0" * 52, [(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 2 * 10**8, 1))])
 
 
@@ -75,7 +75,7 @@ def floating_tiff(value: float) -> bytes:
 
 
 def tiff_loop() -> bytes:
-    """A TIFF whose directory names itself as the next one."""
+    """A TIFF whose directory points to itself as the next one."""
     data = bytearray(encoded(PICTURE, "TIFF"))
     (start,) = struct.unpack("<I", data[4:8])
     (entries,) = struct.unpack("<H", data[start : start + 2])
@@ -94,7 +94,7 @@ def bmp_of_no_size() -> bytes:
     return bytes(data)
 
 
-# Name -> (content, what is said; None: it is read).
+# Name -> (content, a part of the message or None if it can be read).
 FILES: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "empty.png": (lambda: b"", "is empty (0 bytes)"),
     "one_byte.jpg": (lambda: b"\xff", "is not a picture"),
@@ -158,7 +158,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str | None]] = {
 
 
 def make(folder: Path) -> dict[str, tuple[Path, str | None]]:
-    """Writes all of them and what is no file; returns {name: (path, what is said)}."""
+    """Writes all files, and paths that are no files. Returns {name: (path, a part of the message or None)}."""
     folder.mkdir(parents=True)
     found = {}
     for name, (content, says) in FILES.items():

@@ -1,4 +1,4 @@
-"""Weights files with something wrong in them, made from a good one, each with what is said of it."""
+"""Broken weights files, made from a good one, each with a part of the expected message."""
 
 import json
 import pickle
@@ -11,7 +11,7 @@ import safetensors.numpy
 
 
 class Runs:
-    """Pickles as a program that writes a file."""
+    """Its pickle is a program that writes a file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -21,7 +21,7 @@ class Runs:
 
 
 def make(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
-    """Writes the files; returns {name: (path, what is said)}. `good` is of softmax regression."""
+    """Writes the files from `good`, a softmax regression. Returns {name: (path, a part of the message)}."""
     folder.mkdir(parents=True)
     with safetensors.safe_open(good, framework="numpy") as file:
         metadata = json.loads(file.metadata()["cifar_jax"])

@@ -1,7 +1,7 @@
-"""What is done to a run from within its process: it dies, or its disk is full, at an exact place.
+"""Faults from within the process of a run: it dies, or its disk is full, at an exact place.
 
-Places are the run's own calls that change files, counted; every one of them may be the last. Where a
-fault struck is read from a note that the process keeps, for the count of kills by phase.
+Places are mostly the run's own calls that change files. They are counted, and any of them may be the last.
+The process notes its phase in a file, so that kills can be counted by phase.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from cifar_jax.system import files, interruption
 from cifar_jax.training import start
 from tests.helpers import runs
 
-# Audit events of Python that change a folder: deletions, renamings, new folders.
+# Python's audit events for changes of a folder: deleting, renaming, creating folders and links.
 _CHANGES = (
     "os.rename",
     "os.remove",
@@ -47,7 +47,7 @@ BEFORE_TRAINING = (
     "metrics.jsonl",
     "compile",
 )
-# A file that takes up all the room of a disk.
+# A file that fills a disk.
 FILLER = "filler"
 
 
@@ -55,15 +55,15 @@ def child(args, log, cache, note, place="", count=1, clock=0.0) -> None:
     """Runs `main.py` as `runs.Started` does, with one fault.
 
     Args:
-      args: of the command line.
-      log: what is printed goes there.
+      args: the command line.
+      log: the file for the output.
       cache: a folder for compiled programs.
-      note: a file in which the phase is kept.
+      note: the file for the phase.
       place: a name in `PLACES`, or "" for no fault from within.
-      count: at the how manieth time that it comes by that place.
-      clock: seconds that the clock is wrong by.
+      count: strike when the run reaches the place for this many-th time, from 1.
+      clock: the error of the clock in seconds.
     """
-    interruption.hold()  # As of a program's first line.
+    interruption.hold()  # as in the first line of main.py
     follow_phases(Path(note))
     if clock:
         now, now_ns = time.time, time.time_ns
@@ -75,13 +75,13 @@ def child(args, log, cache, note, place="", count=1, clock=0.0) -> None:
 
 
 def folders_of(args: list[str]) -> list[str]:
-    """The workdir of a command line, and the folder that it keeps images in."""
+    """The workdir of a command line and its cache of images."""
     values = {name: value for name, _, value in (arg.partition("=") for arg in args)}
     return [values["--workdir"], values["--config.dataset.cache_dir"]]
 
 
 def read_phase(note: Path) -> str:
-    """What a process was doing when it last said so."""
+    """The phase that a process noted last."""
     try:
         return note.read_text().strip("\0 ")
     except FileNotFoundError:
@@ -92,12 +92,12 @@ def read_phase(note: Path) -> str:
 
 
 def _kill_at_a_file(count: int, folders: list[str]) -> None:
-    """Dies before it opens a file to write, renames, deletes, makes a folder."""
+    """Dies before it opens a file for writing, renames, deletes or creates a folder."""
     _at_a_change(count, folders, _die)
 
 
 def _kill_in_a_write(count: int, folders: list[str]) -> None:
-    """Dies when half of a file is written."""
+    """Dies when it has written half of a file."""
     del folders
     sync, left = files._sync, [count]
 
@@ -113,12 +113,12 @@ def _kill_in_a_write(count: int, folders: list[str]) -> None:
 
 
 def _disk_full(count: int, folders: list[str]) -> None:
-    """From then on no file may be larger than a page, for this process: weights do not fit any more."""
+    """From the place on, this process cannot write files larger than a page, so weights no longer fit."""
     _at_a_change(count, folders, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
 
 
 def _disk_full_in_save(count: int, folders: list[str]) -> None:
-    """The same from a save on; a disk of its own, as `on_a_disk` makes it, is really full then."""
+    """The same from a save on. If the run has a disk of its own (`on_a_disk`), that disk really fills up."""
     workdir = Path(folders[0])
 
     def fill():
@@ -133,7 +133,7 @@ def _disk_full_in_save(count: int, folders: list[str]) -> None:
 
 
 def _workdir_moved(count: int, folders: list[str]) -> None:
-    """The folder has another name when it is saved to."""
+    """Renames the workdir before a save."""
     _at_a_save(count, lambda: os.rename(folders[0], folders[0] + ".moved"))
 
 
@@ -151,7 +151,7 @@ def _sigint_twice(count: int, folders: list[str]) -> None:
     del folders
 
     def twice():
-        for _ in range(2):  # at once: they count as one
+        for _ in range(2):  # immediate repeats count as one signal
             os.kill(os.getpid(), signal.SIGINT)
             while interruption._noting.noted is None:
                 time.sleep(0.001)
@@ -162,7 +162,7 @@ def _sigint_twice(count: int, folders: list[str]) -> None:
 
 
 def _send(number: int) -> None:
-    """Sends this process a signal, and waits to be ended by it."""
+    """Sends this process a signal and waits until it ends the process."""
     os.kill(os.getpid(), number)
     time.sleep(runs.DEADLINE_SECONDS)
 
@@ -180,7 +180,7 @@ PLACES = {
 
 
 def _at_a_save(count: int, action) -> None:
-    """Before a save, with the one before committed."""
+    """Calls `action` before a save, once the previous save is committed."""
     save, left = checkpoint.Checkpoints.save, [count]
 
     def replacement(self, *args):
@@ -223,7 +223,7 @@ def _die() -> None:
 
 
 def can_mount() -> bool:
-    """Whether this process may have a disk of its own, which takes root."""
+    """Whether this process may mount a disk, which needs root."""
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -232,17 +232,17 @@ def can_mount() -> bool:
 
 
 def on_a_disk(disk: Path, copy: Path, starts: list, common: tuple) -> None:
-    """Starts runs in a folder that is a small disk, which nobody else sees; to be a process of its own.
+    """Starts runs on a small disk that only this process and its children see. Needs a process of its own.
 
     Args:
-      disk: the folder; it is mounted at.
-      copy: what is on it at the end is copied there.
-      starts: for each the options that the disk is mounted with, "rw" or "ro", the place of a fault,
-        the file for what is printed and the one for the exit status.
-      common: the arguments of `child` but for these.
+      disk: the folder to mount the disk at.
+      copy: the folder to copy its content to at the end.
+      starts: for each start the mount option ("rw" or "ro"), the place of a fault, the file for the output
+        and the file for the exit status.
+      common: the other arguments of `child`: (args, cache, note).
     """
     args, cache, note = common
-    # Mounts of this process and its children are theirs alone from here on.
+    # From here on, mounts are visible only to this process and its children.
     if ctypes.CDLL(None, use_errno=True).unshare(0x00020000):
         raise OSError(ctypes.get_errno(), "unshare")
     _mount("--make-rprivate", "/")
@@ -267,7 +267,7 @@ def _mount(*arguments) -> None:
 
 
 def follow_phases(note: Path) -> None:
-    """Keeps what this process is doing in a file, as "training, saving"."""
+    """Keeps the phase of this process in a file, such as "training, saving"."""
     descriptor = os.open(note, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     state = {"now": "start-up", "saving": False}
 

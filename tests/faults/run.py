@@ -1,8 +1,8 @@
-"""Hurts a run at random until it is done all the same, and compares its end with that of an unhurt one.
+"""Hurts runs at random, restarts them until they finish, and compares each with an unhurt run.
 
   python -m tests.faults.run --kills=200 --seed=0
 
-Prints a line for each fault and a summary; exit status 1 if anything differs. What differs is kept.
+Prints one line per fault and a summary. If anything differs, exits with status 1 and keeps the files.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tests.helpers import runs
 from tests.helpers.events import shown
 
 EPOCHS, STEPS, BATCH = 4, 12, 16
-# All that draws random numbers or keeps a state.
+# Everything that draws random numbers or keeps a state.
 FIELDS = {
     "num_epochs": EPOCHS,
     "batch_size": BATCH,
@@ -49,10 +49,10 @@ FIELDS = {
     "lr_schedule.factor": 0.5,
     "lr_schedule.warmup_epochs": 0.5,
 }
-# How often a run saves is not part of its recipe: the hurt one does so at every second step.
+# How often a run saves is not part of its recipe. The hurt run saves at every second step.
 SAVES_OFTEN = {"steps_per_dispatch": 2, "checkpoint_minutes": 0}
-# What a fault may do to a run, how often it is drawn, and the exit statuses that it may have. All may
-# come too late.
+# Kind of fault -> (how often it is drawn, the exit statuses it may cause). Status 0 is always possible,
+# because a fault may come too late.
 KINDS = {
     "kill": (40, {-signal.SIGKILL}),
     "kill at a file": (25, {-signal.SIGKILL}),
@@ -64,7 +64,7 @@ KINDS = {
     "disk full": (6, {1}),
     "none": (0, {0}),
 }
-# Faults to a run before it is left alone.
+# After this many faults, a run may finish.
 MOST_FAULTS = 14
 TIMES = ("seconds", "images_per_second")
 _CRASHES = (
@@ -78,17 +78,17 @@ _CRASHES = (
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One start of a run and what is done to it."""
+    """One start of a run and the fault in it."""
 
     kind: str
-    # When a signal is sent, after the start of the process or of its training.
+    # When to send a signal: seconds after the start of the process, or of its training.
     seconds: float = 0.0
     in_training: bool = False
-    # At the how manieth file.
+    # Strike at this many-th file, from 1.
     count: int = 0
-    # Nothing compiled and no images are kept from earlier starts.
+    # Without compiled programs and decoded images of earlier starts.
     cold: bool = False
-    # Seconds that the clock is wrong by.
+    # The error of the clock in seconds.
     clock: float = 0.0
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ class Fault:
 
 
 class FaultTest:
-    """Runs on end in a folder, all of one recipe, each hurt until it is done."""
+    """Runs of one recipe, one after another in a folder, each hurt and restarted until it finishes."""
 
     def __init__(self, folder: Path, seed: int):
         self.folder = folder
@@ -114,13 +114,13 @@ class FaultTest:
         folder.mkdir(parents=True, exist_ok=True)
 
     def start_unhurt(self) -> None:
-        """The run to compare with: another process, its own compiled programs, saves once an epoch."""
+        """Starts the run to compare with. It shares no compiled programs and saves once per epoch."""
         fields = FIELDS | {"dataset.cache_dir": self.folder / "unhurt_images"}
         args = runs.arguments(self.folder / "unhurt", fields)
         self.unhurt = runs.StartedPlainly(args, self.folder / "unhurt.log")
 
     def round(self, most_faults: int = MOST_FAULTS, kills_left: int = 10**9) -> None:
-        """Hurts a new run until it is done, and compares it with the unhurt one."""
+        """Hurts a new run, restarts it until it finishes, and compares it with the unhurt run."""
         self.rounds += 1
         self.workdir = self.folder / f"run {self.rounds} é"
         before, faults, damaged = len(self.differences), 0, None
@@ -157,18 +157,18 @@ class FaultTest:
             kind,
             seconds=self.random.uniform(0.0, most) if at_a_time else 0.0,
             in_training=in_training,
-            # Early ones more often: a start that is hurt does not come far.
+            # Early files more often, because hurt starts do not get far.
             count=0 if at_a_time else int(300 ** self.random.random()),
             cold=cold,
             clock=self.random.choice((0, 0, -1e9, 1e8)),
         )
 
     def start(self, fault: Fault) -> tuple[runs.Ended, str]:
-        """Starts the run; how it ended and what it was doing last."""
+        """Starts the run. Returns how it ended and its last phase."""
         self.starts += 1
         caches = self.folder / (f"caches {self.starts}" if fault.cold else "caches")
         fields = FIELDS | SAVES_OFTEN | {"dataset.cache_dir": caches / "images"}
-        # The project's own cache, which mends what a kill left in it.
+        # The project's own cache, which repairs what a kill left in it.
         args = runs.arguments(self.workdir, fields, f"--compiled={caches / 'programs'}")
         log, note = self.folder / "log", self.folder / "note"
         for path in (log, note):
@@ -180,7 +180,7 @@ class FaultTest:
         )
         process.start()
         if fault.seconds:
-            # A signal before a program's first line is Python's own affair.
+            # Before the first line of the program, Python itself handles signals.
             while process.exitcode is None and not self.is_time(fault, note):
                 process.join(0.01)
             process.join(fault.seconds)
@@ -194,7 +194,7 @@ class FaultTest:
         if process.exitcode is None:
             process.kill()
             process.join()
-            self.differ(f"{fault}: no end")
+            self.differ(f"{fault}: it did not end")
         if fault.cold:
             shutil.rmtree(caches, ignore_errors=True)
         output = log.read_text() if log.exists() else ""
@@ -207,13 +207,13 @@ class FaultTest:
         return fault.kind == "kill" or note.exists()
 
     def damage(self) -> int | None:
-        """Now and then damages the newest checkpoint, where the one before is sound; its step."""
+        """Sometimes damages the newest checkpoint, if the one before is intact. Returns its step, or None."""
         newest = self.steps()[-2:]
         is_time = self.random.random() < 0.12
         if not is_time or len(newest) < 2 or not all(self.is_sound(step) for step in newest):
             return None
         folder = self.workdir / "checkpoints" / str(newest[-1])
-        # After a kill right at the commit there are none yet of what Orbax notes about the commit.
+        # After a kill right at the commit, Orbax's own files about the commit do not exist yet.
         names = [*json.loads((folder / "sha256.json").read_text()), "sha256.json"]
         path = folder / self.random.choice(sorted(names))
         how = self.random.choice(("cut", "removed", "byte flipped"))
@@ -231,7 +231,7 @@ class FaultTest:
         return newest[-1]
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, ascending."""
+        """The steps of the checkpoints, ascending."""
         there = (self.workdir / "checkpoints").exists()
         return runs.checkpoint_steps(self.workdir) if there else []
 
@@ -248,7 +248,7 @@ class FaultTest:
         )
 
     def check(self, fault: Fault, ended: runs.Ended, damaged: int | None, has_saved) -> None:
-        """What a user sees: status, last line, and that damage is said."""
+        """Checks what a user sees: the exit status, the last line, and the warning about damage."""
         _, statuses = KINDS[fault.kind]
         lines = ended.output.splitlines() or [""]
         if ended.status not in {0, *statuses}:
@@ -256,18 +256,20 @@ class FaultTest:
         if any(word in ended.output for word in _CRASHES):
             self.differ(f"{fault}: crashed", ended.output)
         if ended.status in (130, 143) and "--workdir=" not in lines[-1]:
-            self.differ(f"{fault}: it does not say how to go on", ended.output)
+            self.differ(f"{fault}: it does not say how to resume", ended.output)
         if ended.status == 1 and not lines[-1].startswith("error: "):
             self.differ(f"{fault}: it does not say what is wrong", ended.output)
         if damaged and "resuming" in ended.output:
             said = [line for line in lines if f"checkpoint {damaged} in" in line]
             if len(said) != 1:
-                self.differ(f"{fault}: damage to checkpoint {damaged} is not said", ended.output)
+                self.differ(
+                    f"{fault}: damage to checkpoint {damaged} is not reported", ended.output
+                )
         if has_saved and "first steps done" in ended.output and "resuming" not in ended.output:
             self.differ(f"{fault}: it started over", ended.output)
 
     def compare(self) -> None:
-        """Notes whatever differs from the unhurt run, and whatever is a part or left over."""
+        """Records everything that differs from the unhurt run, and partial or temporary files."""
         unhurt, last = self.folder / "unhurt", EPOCHS * STEPS
         ended = self.unhurt.wait()
         assert ended.status == 0, ended.output
@@ -312,7 +314,7 @@ class FaultTest:
 
 
 def _report(folder: Path) -> dict:
-    """report.json but for what times and machines decide."""
+    """report.json without what depends on time and machine."""
     report = json.loads((folder / "report.json").read_text())
     report["final"] = {k: v for k, v in report["final"].items() if k not in TIMES}
     return {
@@ -324,7 +326,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start no new run after this time"
+    )
     options = parser.parse_args()
     begin = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -334,7 +338,7 @@ def main() -> int:
         test.round(kills_left=options.kills)
     print(json.dumps(test.summary() | {"seconds": round(time.monotonic() - begin)}, indent=2))
     if test.differences:
-        print(f"what differs is in {folder}")
+        print(f"the files of runs that differ are in {folder}")
         return 1
     shutil.rmtree(folder)
     return 0

@@ -1,6 +1,6 @@
-"""A run that is hurt, by kills, signals, damage and disks, says so in a line and ends as an unhurt one.
+"""A run that is hurt by kills, signals, damage or disks reports it in one line and ends as an unhurt one.
 
-A short part of what `python -m tests.faults.run` does at length, and what has to be done on purpose.
+A short part of `python -m tests.faults.run`, and the faults that cannot be left to chance.
 """
 
 import json
@@ -18,7 +18,7 @@ from tests.faults import hurting
 from tests.faults.run import FaultTest
 from tests.helpers import runs
 
-# Four steps an epoch of a network that compiles fast.
+# Four steps per epoch; the network compiles fast.
 FIELDS = {
     "num_epochs": 2,
     "batch_size": 16,
@@ -34,16 +34,11 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("faults")
-
-
-@pytest.fixture(scope="module")
-def start(folder):
-    """start(workdir, place) runs the recipe in a workdir, with a fault at a place."""
+def start(folder, fields):
+    """start(workdir, place) runs the recipe in a workdir, with a fault at a place. Returns how it ended."""
 
     def start(workdir, place=""):
-        args = runs.arguments(workdir, FIELDS | {"dataset.cache_dir": folder / "images"})
+        args = runs.arguments(workdir, fields)
         name, _, count = place.partition(":")
         process = runs.context().Process(
             target=hurting.child,
@@ -71,8 +66,8 @@ def unhurt(folder, start):
     return folder / "unhurt"
 
 
-def assert_goes_on(start, workdir, unhurt):
-    """The same command ends the run as an unhurt one ends."""
+def assert_resumes(start, workdir, unhurt):
+    """Asserts that the same command finishes the run, which then equals an unhurt one."""
     ended = start(workdir)
     assert ended.status == 0, ended.output
     assert_same_end(workdir, unhurt)
@@ -126,7 +121,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_where_there_are_no_locks_the_process_is_looked_for(tmp_path, monkeypatch, alive):
+def test_on_a_file_system_without_locks_the_process_is_looked_up(tmp_path, monkeypatch, alive):
     def flock(descriptor, operation):
         raise OSError(lock.errno.ENOLCK, "No locks available")
 
@@ -154,7 +149,7 @@ def test_main_refuses_a_workdir_in_use_and_leaves_it_as_it_is(folder, start, unh
 
 
 @pytest.mark.parametrize("place", ["SIGINT in data", "SIGTERM in compile"])
-def test_a_signal_at_the_start_ends_it_with_a_line_and_no_trace(start, tmp_path, place):
+def test_a_signal_at_the_start_stops_it_without_a_stack_trace(start, tmp_path, place):
     ended = start(tmp_path / "run", place)
     name = place.partition(" ")[0]
     assert ended.status == 128 + signal.Signals[name]
@@ -165,14 +160,14 @@ def test_a_signal_at_the_start_ends_it_with_a_line_and_no_trace(start, tmp_path,
     assert not (tmp_path / "run" / lock.NAME).exists()
 
 
-def test_a_second_signal_leaves_at_once(start, tmp_path, unhurt):
+def test_a_second_signal_exits_at_once(start, tmp_path, unhurt):
     workdir = tmp_path / "run"
     ended = start(workdir, "SIGINT twice:1")
     assert ended.status == 130
     assert "SIGINT: saving, then exiting" in ended.output
     assert ended.output.splitlines()[-1] == f"  --workdir={workdir}"
     assert "saved at step" not in ended.output
-    assert_goes_on(start, workdir, unhurt)
+    assert_resumes(start, workdir, unhurt)
 
 
 def test_a_workdir_that_disappears_stops_the_run_until_it_is_back(start, tmp_path, unhurt):
@@ -182,14 +177,14 @@ def test_a_workdir_that_disappears_stops_the_run_until_it_is_back(start, tmp_pat
     assert not workdir.exists()
     (tmp_path / "run.moved").rename(workdir)
     assert runs.checkpoint_steps(workdir) == [4]
-    assert_goes_on(start, workdir, unhurt)
+    assert_resumes(start, workdir, unhurt)
 
 
 @pytest.fixture(scope="module")
-def on_a_disk(folder, start, unhurt):
-    """How starts ended on a disk that was full, that was read-only, and that was neither; a copy of it.
+def on_a_disk(folder, fields, start, unhurt):
+    """How three starts ended, on a full disk, a read-only one and a usable one; and a copy of the workdir.
 
-    Where mounting is not allowed, no file may be large and the folder is without permission to write.
+    If this process may not mount a disk, large files fail instead, and the folder is not writable.
     """
     disk = folder / "disk"
     disk.mkdir()
@@ -204,7 +199,7 @@ def on_a_disk(folder, start, unhurt):
         return ended, workdir
     files = [(folder / f"disk_{i}.log", folder / f"disk_{i}.status") for i in range(len(starts))]
     starts = [(*start, *paths) for start, paths in zip(starts, files, strict=True)]
-    args = runs.arguments(workdir, FIELDS | {"dataset.cache_dir": folder / "images"})
+    args = runs.arguments(workdir, fields)
     common = (args, folder / "programs", folder / "note")
     process = runs.context().Process(target=hurting.on_a_disk, args=(disk, copy, starts, common))
     process.start()
@@ -214,19 +209,19 @@ def on_a_disk(folder, start, unhurt):
     return ended, copy / "run"
 
 
-def test_a_full_disk_is_told_in_a_line(on_a_disk):
+def test_a_full_disk_is_reported_in_one_line(on_a_disk):
     (full, _, _), _ = on_a_disk
     assert the_error(full).endswith(("No space left on device", "File too large"))
     assert "epoch 1/2" in full.output
 
 
-def test_a_disk_that_cannot_be_written_is_told_in_a_line(on_a_disk):
+def test_a_read_only_disk_is_reported_in_one_line(on_a_disk):
     (_, read_only, _), _ = on_a_disk
     if hurting.can_mount() or os.geteuid() != 0:
         assert "cannot write in" in the_error(read_only)
 
 
-def test_with_room_again_a_run_goes_on_from_its_last_checkpoint(on_a_disk, unhurt):
+def test_with_space_again_a_run_resumes_from_its_last_checkpoint(on_a_disk, unhurt):
     (*_, last), workdir = on_a_disk
     assert last.status == 0, last.output
     assert "after epoch 1, step 0 of 4" in last.output
@@ -234,7 +229,7 @@ def test_with_room_again_a_run_goes_on_from_its_last_checkpoint(on_a_disk, unhur
 
 
 def test_a_strange_environment_changes_nothing(tmp_path, unhurt):
-    """Another encoding, no home, a path with a blank and other letters, nobody who reads."""
+    """Another encoding, no home, a path with a space and a non-ASCII letter, a closed standard output."""
     workdir = tmp_path / "a run é"
     args = runs.arguments(workdir, FIELDS | {"dataset.cache_dir": tmp_path / "é" / "images"})
     environment = {

@@ -1,8 +1,8 @@
-"""Runs for the tests: `main.py` in processes of their own, ended at exact points; what they leave.
+"""Starts `main.py` in separate processes, stops it at exact points, and reads what a run wrote.
 
-Processes are forked from a server that has imported JAX but not started it, which saves the seconds
-that importing takes. Each can be told to end itself at one of the points below, so a test needs no
-luck to hit the middle of a save. What a run left is read with Orbax and JSON, not with our code.
+A server that has imported JAX, but not started it, forks the processes. That saves the seconds of
+importing. A process can stop itself at one of the POINTS, so a test hits the middle of a save every time.
+The output files are read with Orbax and JSON, not with our code.
 """
 
 import atexit
@@ -26,19 +26,19 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cifar_jax import cli  # noqa: F401, so that processes are forked with all of it imported
+from cifar_jax import cli  # noqa: F401, so that forked processes have imported everything
 from cifar_jax.inference import weights
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.reporting import reports
 from cifar_jax.storage import checkpoint
 
-# Built before any process is forked, as tests have cache folders of their own.
+# Compile the kernels before the first fork, because tests have cache folders of their own.
 cpu_kernels.version()
 
 ROOT = Path(__file__).resolve().parents[2]
-# Nothing here takes a tenth of it, on two busy cores.
+# On two busy cores, nothing here takes a tenth of this.
 DEADLINE_SECONDS = 300
-# In the name of a folder that Orbax has not committed yet.
+# Part of the name of a folder that Orbax has not committed yet.
 UNFINISHED = ".orbax-checkpoint-tmp"
 # A file of every checkpoint.
 METADATA = "_CHECKPOINT_METADATA"
@@ -49,22 +49,22 @@ BEST = "best.safetensors"
 class Ended:
     """How a process ended."""
 
-    # Minus the signal's number if one killed it.
+    # The negative number of the signal if a signal killed it.
     status: int
     # Standard output and standard error together.
     output: str
 
 
 def arguments(workdir, fields: dict, *more: str) -> list[str]:
-    """The command line of a run on digits with the fields of a config, as {"model.name": "mlp"}."""
+    """The command line of a run on digits, with fields such as {"model.name": "mlp"}."""
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     return ["--config=configs/quickstart.py", *flags, f"--workdir={workdir}", *more]
 
 
 class Started:
-    """A process that runs `main.py`, to its end or to `point`; `cache` keeps what it compiles.
+    """A process that runs `main.py` to its end or to `point`.
 
-    Without, it compiles everything itself.
+    `cache` is its folder of compiled programs. Without one, it compiles everything itself.
     """
 
     def __init__(self, args: list[str], log: Path, devices: int = 1, point: str = "", cache=None):
@@ -76,7 +76,7 @@ class Started:
         self._process.join(DEADLINE_SECONDS)
         if self._process.exitcode is None:
             self.kill()
-            raise TimeoutError(f"no end; it printed: {self._log.read_text()}")
+            raise TimeoutError(f"it did not end; it printed: {self._log.read_text()}")
         return Ended(self._process.exitcode, self._log.read_text())
 
     def send(self, number: int) -> None:
@@ -88,7 +88,7 @@ class Started:
 
 
 class StartedPlainly:
-    """The same as a user does it: a new Python, not a fork; compiles everything itself."""
+    """A run as a user starts it: in a new Python, not a fork. It compiles everything itself."""
 
     def __init__(self, args: list[str], log: Path, devices: int = 1):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": _flags(devices)}
@@ -112,18 +112,18 @@ class StartedPlainly:
 
 
 def run(args: list[str], log: Path, devices: int = 1, point: str = "", cache=None) -> Ended:
-    """Starts `main.py` and waits for its end."""
+    """Runs `main.py` and waits until it ends."""
     return Started(args, log, devices, point, cache).wait()
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    """A TCP port of 127.0.0.1 that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
-# What a run left.
+# What a run wrote.
 
 
 def checkpoint_steps(workdir) -> list[int]:
@@ -132,12 +132,12 @@ def checkpoint_steps(workdir) -> list[int]:
 
 
 def unfinished_saves(workdir) -> list[str]:
-    """The folders of saves that were begun and not committed."""
+    """The folders of saves that began and were not committed."""
     return [path.name for path in _checkpoints(workdir).iterdir() if UNFINISHED in path.name]
 
 
 def partial_checkpoints(workdir) -> list[int]:
-    """The steps of checkpoints of which something was deleted."""
+    """The steps of checkpoints that were partly deleted."""
     present = _checkpoints(workdir)
     return [s for s in checkpoint_steps(workdir) if not (present / str(s) / METADATA).exists()]
 
@@ -150,7 +150,7 @@ def read_state(workdir, step: int) -> dict[str, np.ndarray]:
 
 
 def read_metrics(workdir) -> list[dict]:
-    """The lines of metrics.jsonl but for the times in them."""
+    """The lines of metrics.jsonl, without times and speeds."""
     path = Path(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     entries = [json.loads(line) for line in lines]
@@ -170,7 +170,7 @@ def digests(folder) -> dict[str, str]:
 
 
 def assert_same_bits(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
-    """Equal names, types, shapes and bits of every leaf (a NaN too, and the sign of a zero)."""
+    """Asserts equal names, types, shapes and bits of all leaves, including NaNs and signs of zeros."""
     assert a.keys() == b.keys()
     differing = [
         name
@@ -182,7 +182,7 @@ def assert_same_bits(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None
 
 
 def assert_same_to_rounding(a: dict[str, np.ndarray], b: dict[str, np.ndarray], limit=1e-5) -> None:
-    """Every leaf differs by at most `limit` of its largest value; whole numbers not at all."""
+    """Asserts that each leaf differs by at most `limit` of its largest value, and integers not at all."""
     assert a.keys() == b.keys()
     differences = {}
     for name in a:
@@ -199,21 +199,21 @@ def _checkpoints(workdir) -> Path:
     return Path(workdir) / "checkpoints"
 
 
-# Where a run sends itself a signal: "before_commit:2:SIGKILL" at the second time that it comes by.
+# Where a run sends itself a signal. "before_commit:2:SIGKILL" means: when it reaches that point again.
 
 
 def before_save(end, count):
-    """Nothing of this save is there yet."""
+    """Before a save has written anything."""
     _before(checkpoint.Checkpoints, "save", count, end)
 
 
 def before_commit(end, count):
-    """In the middle of a save: all is written, and the rename that makes it count is not done."""
+    """In the middle of a save: everything is written, but the rename that commits it has not happened."""
     _before_rename(count, end)
 
 
 def before_commit_after_files(end, count):
-    """As before, but metrics.jsonl and best.safetensors tell of the epoch that is being saved."""
+    """As before_commit, but metrics.jsonl and best.safetensors already have the epoch that is being saved."""
     known = len(read_metrics(_workdir()))
 
     def end_late():
@@ -225,17 +225,17 @@ def before_commit_after_files(end, count):
 
 
 def before_metrics(end, count):
-    """The epoch's checkpoint is committed, its line in metrics.jsonl not written."""
+    """The epoch's checkpoint is committed, but its line in metrics.jsonl is not written."""
     _before(reports, "write_metrics", count, _after_commit(end))
 
 
 def before_weights(end, count):
-    """The epoch's checkpoint is committed, best.safetensors not written."""
+    """The epoch's checkpoint is committed, but best.safetensors is not written."""
     _before(weights, "save", count, _after_commit(end))
 
 
 def in_delete(end, count):
-    """A new checkpoint is committed, an old one deleted in part."""
+    """A new checkpoint is committed, and an old one is partly deleted."""
 
     def is_checkpoint(path, *rest):
         if not Path(path).name.isdigit():
@@ -260,7 +260,7 @@ POINTS = {
 
 
 def _before(module, name, count, end, when=lambda *args: True):
-    """Has `end` called before the `count`-th call of a function that `when` holds for."""
+    """Calls `end` before the `count`-th call of a function for which `when` is true."""
     original = getattr(module, name)
     left = [count]
 
@@ -275,7 +275,7 @@ def _before(module, name, count, end, when=lambda *args: True):
 
 
 def _before_rename(count, end):
-    # Orbax writes the parts of a checkpoint in the same manner, inside its folder.
+    # Orbax also renames the parts of a checkpoint, inside its folder.
     def commits(source, *rest):
         path = Path(source)
         return UNFINISHED in path.name and path.parent.name == "checkpoints"
@@ -289,7 +289,7 @@ def _workdir() -> Path:
 
 
 def _after_commit(end):
-    """`end`, once the last save that was begun is done."""
+    """A function that waits until the last save is committed and then calls `end`."""
     original, begun = checkpoint.Checkpoints.save, []
 
     def save(self, state, *args):
@@ -309,10 +309,10 @@ def _after_commit(end):
 
 
 def context() -> multiprocessing.context.BaseContext:
-    """What makes a process from the server, which imports the project at its first use."""
+    """The multiprocessing context of the server. The first use starts it."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["tests.helpers.runs"])
-    # The server finds this module by the environment alone.
+    # The server finds this module only through the environment.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
     try:
@@ -330,7 +330,7 @@ def _flags(devices: int) -> str:
 
 
 def _child(args, log, devices, point, cache):
-    """Becomes `python main.py ARGS`, as far as JAX, signals and the exit status are concerned."""
+    """Turns this process into `python main.py ARGS`, with the same JAX, signals and exit status."""
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -352,7 +352,7 @@ def _child(args, log, devices, point, cache):
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
-    # A fork that returns from here would leave without what Python does at its end.
+    # A fork that returned from here would skip what Python does when it exits.
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""The networks once more, in PyTorch, written from the papers and from torchvision's sources.
+"""The same networks in PyTorch, written from the papers and from torchvision's sources.
 
-Modules bear the names that ours bear, so a state dict is filled by a rule (`state_dict`) and
-loaded strictly: a parameter too many or too few on either side is an error.
+Modules have the same names as ours, so `state_dict` can convert our variables by a rule. The result is loaded
+strictly: a missing or an extra parameter on either side is an error.
 """
 
 import numpy as np
@@ -79,7 +79,7 @@ class MLP(nn.Module):
 
 
 class LeNet(nn.Module):
-    """As printed in PyTorch's tutorial, but for the order in which features are flattened."""
+    """As printed in PyTorch's tutorial, except that features are flattened in our order."""
 
     def __init__(self, classes):
         super().__init__()
@@ -118,7 +118,7 @@ class CNN(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """torchvision's, of ResNet-18 and 34."""
+    """The block of ResNet-18 and ResNet-34, as in torchvision."""
 
     def __init__(self, inplanes, planes, stride):
         super().__init__()
@@ -242,7 +242,7 @@ class Airbench(nn.Module):
 
 
 def make_divisible(value, divisor=8):
-    """torchvision's."""
+    """As `_make_divisible` in torchvision."""
     new_value = max(divisor, int(value + divisor / 2) // divisor * divisor)
     if new_value < 0.9 * value:
         new_value += divisor
@@ -314,5 +314,5 @@ class MobileNetV2(nn.Module):
 
 
 def channel_last_flat(x):
-    """[batch, channel, height, width] -> [batch, height * width * channel], our order."""
+    """[batch, channel, height, width] -> [batch, height * width * channel], in our order."""
     return x.permute(0, 2, 3, 1).flatten(1)

@@ -1,7 +1,7 @@
-"""Networks in PyTorch whose parameters are called as torchvision and timm call theirs.
+"""Networks in PyTorch whose parameters have the names that torchvision and timm use.
 
-Each is written out as in the papers, layer by layer, so that names and places come from nowhere in the
-project. `imagenet=False` makes the strides (and the first window) those for 32x32 images.
+They are written layer by layer from the papers and take nothing from the project, so they check its names
+and shapes independently. `imagenet=False` gives the strides (and the first window) for 32x32 images.
 """
 
 import torch
@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Both libraries call the layers of ResNet-18 and ResNet-34 the same."""
+    """ResNet-18 and ResNet-34. Both libraries use the same names for their layers."""
 
     def __init__(self, blocks, classes, imagenet):
         super().__init__()
@@ -54,7 +54,7 @@ class ResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-# Of each block: inputs, outputs, expansion, stride (of table 2 of the paper, for 224x224).
+# Inputs, outputs, expansion and stride of each block: table 2 of the paper, for 224x224 images.
 MOBILENET_BLOCKS = [
     [(32, 16, 1, 1)],
     [(16, 24, 6, 2), (24, 24, 6, 1)],
@@ -130,7 +130,7 @@ class TimmBlock(nn.Module):
 
 
 class TimmFirstBlock(nn.Module):
-    """Without expansion; the projection is called as the expansion is elsewhere."""
+    """Has no expansion. `conv_pw` is its projection; in the other blocks, that is the expansion."""
 
     def __init__(self, inputs, outputs, expansion, stride):
         super().__init__()
@@ -171,7 +171,7 @@ def resnet34(classes, imagenet):
 
 
 def randomise(network):
-    """Weights and running statistics none of which is at its default, in evaluation mode."""
+    """Gives all weights and running statistics random values and returns the network in evaluation mode."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

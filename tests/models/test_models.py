@@ -171,7 +171,7 @@ def test_an_option_of_none_is_the_default():
         ("lenet", {"dtype": "float16"}, "float32, bfloat16"),
     ],
 )
-def test_what_does_not_exist_is_answered_by_what_does(name, options, message):
+def test_a_wrong_name_or_value_is_answered_with_the_valid_ones(name, options, message):
     with pytest.raises(UserError, match=message) as caught:
         create_model(name, 10, **options)
     assert "\n" not in str(caught.value)
@@ -187,7 +187,7 @@ def test_what_does_not_exist_is_answered_by_what_does(name, options, message):
         ("cnn", {"downsample": "stride"}, 13),
     ],
 )
-def test_an_image_too_small_is_said_to_be(name, options, smallest):
+def test_images_too_small_for_the_network_are_refused(name, options, smallest):
     model = create_model(name, 10, **options)
     shapes_of(model, smallest)
     for side in (smallest - 1, smallest // 2, 1):

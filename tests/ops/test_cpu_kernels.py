@@ -60,7 +60,7 @@ def test_normalisation_and_its_gradients_are_the_formula(
         np.testing.assert_allclose(found, want, rtol=0, atol=3e-5 * np.abs(want).max())
 
 
-def test_what_is_not_a_number_is_passed_on():
+def test_nan_is_passed_on():
     x = np.zeros((4, 3), np.float32)
     x[2, 1] = np.nan
     zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
@@ -130,7 +130,7 @@ def test_without_a_compiler_xla_convolves_and_a_line_says_so(
     assert not list(unbuilt.rglob("*.so"))
 
 
-def test_a_cache_folder_that_cannot_be_made_costs_a_line(unbuilt, caplog):
+def test_a_cache_folder_that_cannot_be_made_gives_a_warning(unbuilt, caplog):
     (unbuilt / "cache").write_text("a file, not a folder")
     assert not cpu_kernels.available()
     assert "cannot write" in caplog.text

@@ -1,11 +1,10 @@
 """Max and average pooling."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cifar_jax.models.layers.convolution import check_window_fits
-from cifar_jax.ops import cpu_kernels
+from cifar_jax.ops import pooling
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
@@ -15,30 +14,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Ar
     UserError if the window is larger than the padded image.
     """
     check_window_fits(x, (window, window), padding)
-    sides = ((padding, padding), (padding, padding))
-
-    def native(x):
-        return nn.max_pool(x, (window, window), (stride, stride), sides)
-
-    def by_slices(x):
-        x = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
-        rows, columns = (size - window + 1 for size in x.shape[1:3])
-        largest = None
-        for i in range(window):
-            for j in range(window):
-                values = x[:, i : i + rows : stride, j : j + columns : stride]
-                if largest is None:
-                    largest = values
-                else:
-                    largest = jnp.where((values > largest) | jnp.isnan(values), values, largest)
-        return largest
-
-    def by_kernel(x):
-        return cpu_kernels.max_pool(x, window, stride, padding)
-
-    # On the CPU, the gradient of the native operation is 5 to 13 times slower than that of slices.
-    fast = by_kernel if window < 16 and cpu_kernels.available(x) else by_slices
-    return cpu_kernels.platform_dependent(x, cpu=fast, default=native)
+    return pooling.max_pool(x, window, stride, padding)
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:

@@ -62,7 +62,7 @@ inline void CopyFew(const float* from, int64_t n, float* to) {
 int64_t CeilDiv(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : a / b; }
 
 // Calls work(i) for every i in [0, count), in this thread and in XLA's pool. `cost` is the approximate
-// number of vector operations of one call: waking a thread does not pay for a few microseconds.
+// number of vector operations of one call. Waking a thread for a few microseconds of work does not pay off.
 template <typename Work>
 void ParallelFor(ffi::ThreadPool& pool, int64_t count, int64_t cost, const Work& work) {
   const int64_t threads =

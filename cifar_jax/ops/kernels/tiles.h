@@ -8,7 +8,8 @@
 
 namespace {
 
-// The floats that an output pixel is a sum over: stretches, relative to the pixel's corner in the frame.
+// A run of consecutive floats, at an offset from a pixel's corner in the frame. An output pixel is a weighted
+// sum over the floats of several stretches.
 struct Stretch {
   int64_t offset, length;
 };
@@ -49,7 +50,7 @@ void Tile(const float* const* pixel, const std::vector<Stretch>& stretches, cons
   }
 }
 
-// Chooses the tile width that wastes the fewest channels; of equals, the widest.
+// The tile width that wastes the fewest channels. Among equals, the widest wins.
 struct TileKind {
   int64_t width;
   void (*tile)(const float* const*, const std::vector<Stretch>&, const float*, float* const*, int,

@@ -80,7 +80,7 @@ struct Squares {
   int64_t x(int64_t square) const { return square % columns() * 2; }
 };
 
-// Distance between squares in scratch memory. Powers of two are avoided: they compete for few cache lines.
+// Distance between squares in scratch memory. Not a power of two: such addresses share too few cache lines.
 int64_t Spaced(int64_t channels) { return channels + kLanes; }
 
 // Transforms squares of pixels whose corners lie `top` and `left` before those of the results; pixels
