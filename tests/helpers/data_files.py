@@ -46,7 +46,7 @@ class Part:
         return Part(self.images[places], self.fine[places], self.coarse[places])
 
     def rows(self) -> np.ndarray:
-        """The images as the official files store them: uint8 [N, 3072], in the order channel, height, width."""
+        """The images as the official files store them: uint8 [N, 3072], channel by channel."""
         return self.images.transpose(0, 3, 1, 2).reshape(-1, 3072)
 
 

@@ -17,7 +17,7 @@ def read_events(folder):
 
 
 def shown(folder):
-    """{tag: [(step, value)]} as TensorBoard shows it: a session's start discards later steps of older ones."""
+    """{tag: [(step, value)]} as TensorBoard shows it: a session start discards later steps of older ones."""
     scalars = {}
     for event in read_events(folder):
         if event.session_log.status == SessionLog.START:
