@@ -158,7 +158,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str | None]] = {
 
 
 def make(folder: Path) -> dict[str, tuple[Path, str | None]]:
-    """Writes all files. Returns {name: (path, a part of the message or None)}, with paths that are no files."""
+    """Writes all files. Returns {name: (path, a part of the message or None)}, odd paths included."""
     folder.mkdir(parents=True)
     found = {}
     for name, (content, says) in FILES.items():
