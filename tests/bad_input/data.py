@@ -142,21 +142,25 @@ def prepared(folder: Path) -> dict[str, Data]:
     add("root is a file", "is not prepared", root=good / "dataset_info.json")
     add("root is a device", "is not prepared", root=Path("/dev/null"))
     changed(
-        "info garbage", "TensorFlow Datasets can open", rewrite("dataset_info.json", lambda _: b"{")
+        "info garbage",
+        "cannot be opened by TensorFlow Datasets",
+        rewrite("dataset_info.json", lambda _: b"{"),
     )
     changed(
         "info binary",
-        "TensorFlow Datasets can open",
+        "cannot be opened by TensorFlow Datasets",
         rewrite("dataset_info.json", lambda _: bytes(range(256))),
     )
     changed(
-        "features garbage", "TensorFlow Datasets can open", rewrite("features.json", lambda _: b"[")
+        "features garbage",
+        "cannot be opened by TensorFlow Datasets",
+        rewrite("features.json", lambda _: b"["),
     )
     newer = rewrite(
         "features.json", lambda old: old.replace(b"image_feature.Image", b"image.Newer")
     )
-    changed("features of a newer version", "TensorFlow Datasets can open", newer)
-    changed("features missing", "can open", lambda copy: (copy / "features.json").unlink())
+    changed("features of a newer version", "cannot be opened by TensorFlow Datasets", newer)
+    changed("features missing", "cannot be opened", lambda copy: (copy / "features.json").unlink())
     changed("shard missing", "the test split is damaged", lambda copy: test_shard(copy).unlink())
     half = rewrite("", lambda old: old[: len(old) // 2])
     changed("shard cut", "the test split is damaged", half)
@@ -176,7 +180,9 @@ def prepared(folder: Path) -> dict[str, Data]:
         lambda c: fixtures.set_info(c, fileFormat="riegeli"),
     )
     changed(
-        "file format unknown", "can open", lambda c: fixtures.set_info(c, fileFormat="parquet9")
+        "file format unknown",
+        "cannot be opened",
+        lambda c: fixtures.set_info(c, fileFormat="parquet9"),
     )
     changed("splits gone", "has the splits (none)", lambda copy: fixtures.set_info(copy, splits=[]))
     counts = rewrite("dataset_info.json", lambda old: old.replace(b'"6"', b'"7"'))
