@@ -133,7 +133,7 @@ def test_a_killed_process_ends_the_other_with_a_line(killed):
     assert second.status == -9
     assert first.status == 1
     line = said(first.output)[-1]
-    assert line.startswith("error: another process of this run was lost")
+    assert line.startswith("error: another process of this run died")
 
 
 def test_after_a_kill_both_resume_exactly(killed, finished):
