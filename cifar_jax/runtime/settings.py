@@ -27,7 +27,10 @@ FIXED = {
 def fix() -> None:
     """Gives JAX the settings that results depend on, whatever the environment says."""
     for name, value in FIXED.items():
-        jax.config.update(name, value)
+        if hasattr(
+            jax.config, name
+        ):  # a version of JAX without a setting does not read its variable either
+            jax.config.update(name, value)
 
 
 def of_the_user() -> dict[str, str]:
