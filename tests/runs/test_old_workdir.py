@@ -25,9 +25,8 @@ def workdir(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(folder):
     """The same recipe, trained without an interruption by the current program."""
-    folder = tmp_path_factory.mktemp("now")
     with tarfile.open(ARCHIVE) as archive:
         archive.extract("run/config.json", folder, filter="data")
     answer = cli.call(
@@ -37,9 +36,9 @@ def uninterrupted(tmp_path_factory):
     return folder / "whole"
 
 
-def test_it_is_resumed_in_the_middle_of_the_epoch(workdir, uninterrupted, tmp_path):
+def test_it_is_resumed_in_the_middle_of_the_epoch(workdir, uninterrupted, folder):
     before = runs.read_metrics(workdir)
-    answer = cli.call(tmp_path, f"--workdir={workdir}")
+    answer = cli.call(folder, f"--workdir={workdir}")
     assert answer.status == 0, answer
     assert "after epoch 1, step 4 of 11" in answer.out
     after = runs.read_metrics(workdir)
@@ -48,26 +47,26 @@ def test_it_is_resumed_in_the_middle_of_the_epoch(workdir, uninterrupted, tmp_pa
     # The machine that began the run may round differently from this one.
     whole = runs.read_metrics(uninterrupted)
     assert after[-1]["test_loss"] == pytest.approx(whole[-1]["test_loss"], rel=1e-4)
-    state, expected = (runs.read_state(folder, 33) for folder in (workdir, uninterrupted))
+    state, expected = (runs.read_state(path, 33) for path in (workdir, uninterrupted))
     runs.assert_same_to_rounding(state, expected, limit=1e-4)
 
 
-def test_it_is_evaluated_and_predicted_with(workdir, tmp_path):
+def test_it_is_evaluated_and_predicted_with(workdir, folder):
     accuracy = runs.read_metrics(workdir)[0]["test_accuracy"]
-    evaluated = cli.call(tmp_path, "--mode=eval", f"--workdir={workdir}", "--json")
+    evaluated = cli.call(folder, "--mode=eval", f"--workdir={workdir}", "--json")
     assert evaluated.status == 0, evaluated
     assert evaluated.json()["accuracy"] == pytest.approx(accuracy)
-    picture = tmp_path / "picture.png"
+    picture = folder / "picture.png"
     Image.fromarray(np.full((4, 4, 3), 128, np.uint8)).save(picture)
     for weights in ("best", "latest"):
         flags = (f"--workdir={workdir}", f"--weights={weights}", f"--image={picture}", "--json")
-        predicted = cli.call(tmp_path, "--mode=predict", *flags)
+        predicted = cli.call(folder, "--mode=predict", *flags)
         (prediction,) = predicted.json()["predictions"]
         assert len(prediction["classes"]) == 5
 
 
-def test_it_is_compared(workdir, tmp_path):
-    answer = cli.call(tmp_path, "--mode=compare", f"--workdir={workdir}")
+def test_it_is_compared(workdir, folder):
+    answer = cli.call(folder, "--mode=compare", f"--workdir={workdir}")
     assert answer.status == 0, answer
     accuracy = json.loads((workdir / "metrics.jsonl").read_text())["test_accuracy"]
     assert f"{100 * accuracy:.1f}" in answer.out

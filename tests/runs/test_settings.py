@@ -1,6 +1,9 @@
 """JAX's settings in the environment change no bit of a run, or the run warns about them."""
 
+import shutil
+
 import jax
+import pytest
 
 from tests.helpers import runs
 
@@ -47,10 +50,14 @@ def _child(args, log, setting):
     runs._child(args, log, 1, "", None)
 
 
-def test_settings_in_the_environment_change_no_bit(tmp_path, monkeypatch):
-    (tmp_path / "plain").mkdir()
-    train(tmp_path / "plain")
-    plain = tmp_path / "plain" / "run"
+@pytest.fixture(scope="module")
+def plain(folder):
+    """The workdir of a run without any setting."""
+    assert "warning" not in train(folder)
+    return folder / "run"
+
+
+def test_settings_in_the_environment_change_no_bit(plain, tmp_path, monkeypatch):
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     args = runs.arguments(tmp_path / "run", FIELDS)
@@ -60,9 +67,8 @@ def test_settings_in_the_environment_change_no_bit(tmp_path, monkeypatch):
     assert runs.read_metrics(tmp_path / "run") == runs.read_metrics(plain)
 
 
-def test_a_resume_under_another_precision_says_so(tmp_path):
-    printed = train(tmp_path)
-    assert "warning" not in printed
-    longer = ["--config.num_epochs=3"]
-    printed = train(tmp_path, setting=("jax_default_matmul_precision", "bfloat16"), more=longer)
+def test_a_resume_under_another_precision_says_so(plain, tmp_path):
+    shutil.copytree(plain, tmp_path / "run")
+    setting, longer = ("jax_default_matmul_precision", "bfloat16"), ["--config.num_epochs=3"]
+    printed = train(tmp_path, setting, longer)
     assert "warning: JAX_DEFAULT_MATMUL_PRECISION was '' and is now 'bfloat16'" in printed
