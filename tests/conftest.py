@@ -83,6 +83,12 @@ def train_small(folder: Path) -> TrainedRun:
     return run
 
 
+def pytest_configure(config):
+    """In several processes, keeps the order of files: those with few tests, here the slow ones, not last."""
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist is there
+        config.option.loadscopereorder = False
+
+
 def pytest_sessionfinish(session):
     """If CIFAR_JAX_NO_SKIPS is set, a skipped test fails the test run."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
