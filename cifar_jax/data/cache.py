@@ -17,8 +17,8 @@ from cifar_jax.data.source import Images, Source, completed
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
-# Raise it when the file format, or the decoding of pictures, changes.
-_FORMAT = 1
+# Raise it when the file format, the decoding of pictures, or the mean and deviation change.
+_FORMAT = 2
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _TUPLES = ("class_names", "mean", "std")
 _log = logging.getLogger(__name__)

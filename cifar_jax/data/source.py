@@ -5,6 +5,7 @@ then decodes all of them.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -116,14 +117,16 @@ def channel_statistics(
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and population standard deviation of each channel over all pixels, scaled to [0, 1].
 
-    Computed from the histogram of the 256 values, so exact up to float64 rounding. A constant channel
-    gets the deviation 1, so that normalising it gives zeros.
+    Sums of whole numbers, rounded once at the end, so every machine gets the same bits. A constant
+    channel gets the deviation 1, so that normalising it gives zeros.
     """
-    values = np.arange(256) / 255
+    count = images[..., 0].size
     means, deviations = [], []
     for channel in range(3):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
-        mean = float(share @ values)
-        means.append(mean)
-        deviations.append(float(np.sqrt(share @ (values - mean) ** 2)) or 1.0)
+        histogram = np.bincount(images[..., channel].ravel(), minlength=256).tolist()
+        total = sum(number * value for value, number in enumerate(histogram))
+        squares = sum(number * value**2 for value, number in enumerate(histogram))
+        means.append(total / (255 * count))
+        variance = (count * squares - total**2) / (255 * count) ** 2
+        deviations.append(math.sqrt(variance) or 1.0)
     return tuple(means), tuple(deviations)

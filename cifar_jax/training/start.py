@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax.data import datasets
@@ -55,7 +56,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
             fresh = first_state(run)
         return fresh, {"history": [], "seconds": 0.0, "data": data, "settings": now}
     state, progress = checkpoints.restore(state_shapes(run))
-    if progress["data"] != data:
+    if _rounded(progress["data"]) != _rounded(data):
         raise UserError(
             f"the data set differs from the one that the run in {run.workdir} was started with "
             f"({progress['data']} then, {data} now)"
@@ -72,6 +73,14 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
             )
     progress["settings"] = now
     return state, progress
+
+
+def _rounded(data: dict) -> dict:
+    """The facts about the data, with mean and deviation rounded as the steps use them.
+
+    Older versions of this program computed them with another last bit on another CPU.
+    """
+    return data | {name: np.float32(data[name]).tolist() for name in ("mean", "std")}
 
 
 def mend_best_weights(run: Run, checkpoints: Checkpoints, history: list[dict]) -> None:

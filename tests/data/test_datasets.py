@@ -1,8 +1,10 @@
 """Loading a data set: digits, the cache on disk, subsets, channel statistics and resizing."""
 
 import dataclasses
+import math
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,17 @@ def test_statistics_are_over_all_pixels_of_the_whole_training_set(cifar10):
     cifar10.update({"mean": (0.5, 0.25, 0.125), "std": (1.0, 2.0, 4.0)})
     data = datasets.load(cifar10, seed=0)
     assert (data.mean, data.std) == ((0.5, 0.25, 0.125), (1.0, 2.0, 4.0))
+
+
+def test_mean_and_deviation_are_rounded_only_once():
+    images = np.random.default_rng(0).integers(0, 256, (7, 5, 5, 3), np.uint8)
+    mean, std = source.channel_statistics(images)
+    for channel in range(3):
+        values = [Fraction(int(value), 255) for value in images[..., channel].ravel()]
+        expected = sum(values) / len(values)
+        assert mean[channel] == float(expected)
+        variance = sum((value - expected) ** 2 for value in values) / len(values)
+        assert std[channel] == math.sqrt(float(variance))
 
 
 def test_a_channel_that_does_not_vary_has_deviation_one():
