@@ -106,6 +106,9 @@ FIELDS: dict[str, Field] = {
     "model.stem": unset(str),
     # The 5x5 CNN: shrink the image by "stride" or by "max_pool".
     "model.downsample": unset(str),
+    # ResNets of version 1, ResNet-18 and ResNet-34: where a block changes the shape, skip it by a
+    # "projection" (1x1 convolution) or by "zero_padding", without parameters. He et al., 2016.
+    "model.shortcut": unset(str),
     # ResNets and MobileNetV2: recompute each block in the backward pass to save memory.
     "model.remat": unset(bool),
     # ResNets and airbench94: begin with a fixed 2x2 convolution that whitens image patches.

@@ -132,7 +132,7 @@ def merge(variables: Mapping, theirs: Mapping, model: str) -> tuple[dict, list[s
     wrong = differences(variables, traverse_util.unflatten_dict(result, sep="/"))
     if wrong:
         raise UserError(
-            f"the weights are of another model than config.model ({model} in the file): {listed(wrong)}"
+            f"the file holds weights of {model}, which do not fit config.model: {listed(wrong)}"
         )
     return traverse_util.unflatten_dict(result, sep="/"), notes
 

@@ -65,6 +65,7 @@ OPTIONS: dict[str, Callable[[str, object], str]] = {
     "width": _width,
     "stem": _choice("cifar", "imagenet"),
     "downsample": _choice("stride", "max_pool"),
+    "shortcut": _choice("projection", "zero_padding"),
     "remat": _switch,
     "whitening": _switch,
 }

@@ -18,26 +18,41 @@ from cifar_jax.models import layers
 class BlockV1(nn.Module):
     """relu(shortcut(x) + bn(conv(relu(bn(conv(x)))))).
 
-    The shortcut is the identity or, if the shape changes, a 1x1 convolution with batch norm.
+    The shortcut is the identity or, if the shape changes, "projection": a 1x1 convolution with batch
+    norm, or "zero_padding": every stride-th pixel, and zeros for the new channels.
     """
 
     channels: int
     stride: int
     conv: Callable
     norm: Callable
+    shortcut: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shortcut = x
         if self.stride != 1 or x.shape[-1] != self.channels:
-            shortcut = self.conv(self.channels, (1, 1), strides=self.stride, name="shortcut_conv")(
-                x
-            )
-            shortcut = self.norm(name="shortcut_bn")(shortcut, train)
+            if self.shortcut == "zero_padding":
+                shortcut = _zero_padded(x, self.channels, self.stride)
+            else:
+                projection = self.conv(
+                    self.channels, (1, 1), strides=self.stride, name="shortcut_conv"
+                )
+                shortcut = self.norm(name="shortcut_bn")(projection(x), train)
         x = self.conv(self.channels, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
         x = self.norm(name="bn1", activation="relu")(x, train)
         x = self.conv(self.channels, (3, 3), padding=1, name="conv2")(x)
         return layers.relu(shortcut + self.norm(name="bn2")(x, train))
+
+
+def _zero_padded(x: jax.Array, channels: int, stride: int) -> jax.Array:
+    """Every stride-th pixel of [batch, height, width, channel], with zeros for the new channels.
+
+    Half of these come before the others, half after; if they are odd, one more after.
+    """
+    x = jax.lax.slice(x, (0,) * 4, x.shape, (1, stride, stride, 1))
+    before, odd = divmod(channels - x.shape[-1], 2)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, before + odd)))
 
 
 class BlockV2(nn.Module):
@@ -72,9 +87,10 @@ class ResNet(nn.Module):
     global average pooling and a dense layer. `stem` is "cifar" (3x3, stride 1) or "imagenet" (7x7,
     stride 2, then 3x3 max pooling with stride 2). `width` multiplies `channels`, the number of channels
     of the first stage. `whitening` puts a frozen 2x2 convolution with ReLU before the stem
-    (`layers.Whitening`). `remat` recomputes each block in the backward pass instead of storing it.
-    Convolutions have no bias and are He-normal (fan out). The dense layer is
-    U(-1/sqrt(fan_in), 1/sqrt(fan_in)). Batch norms start with scale 1 and bias 0.
+    (`layers.Whitening`). `shortcut` is that of version 1 where a block changes the shape: "projection" or
+    "zero_padding", options B and A of He et al., 2016a, section 4.1. `remat` recomputes each block in the
+    backward pass instead of storing it. Convolutions have no bias and are He-normal (fan out). The dense
+    layer is U(-1/sqrt(fan_in), 1/sqrt(fan_in)). Batch norms start with scale 1 and bias 0.
     """
 
     num_classes: int
@@ -85,6 +101,7 @@ class ResNet(nn.Module):
     width: float = 1.0
     remat: bool = False
     whitening: bool = False
+    shortcut: str = "projection"
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     sync_batch_norm: bool = True
@@ -101,6 +118,8 @@ class ResNet(nn.Module):
         )
         block = BlockV1 if self.version == 1 else BlockV2
         block = layers.remat(block) if self.remat else block
+        if self.version == 1:
+            block = functools.partial(block, shortcut=self.shortcut)
         channels = max(1, round(self.channels * self.width))
 
         x = images
@@ -138,8 +157,9 @@ def cifar_resnet(depth: int, version: int) -> functools.partial:
     blocks, rest = divmod(depth - 2, 6)
     if rest or blocks < 1:
         raise ValueError(f"depth {depth} is not 6n + 2")
+    fixed = {"stem": "cifar"} if version == 1 else {"stem": "cifar", "shortcut": "projection"}
     return functools.partial(
-        ResNet, stage_sizes=(blocks,) * 3, channels=16, version=version, stem="cifar"
+        ResNet, stage_sizes=(blocks,) * 3, channels=16, version=version, **fixed
     )
 
 

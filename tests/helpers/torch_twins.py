@@ -142,6 +142,22 @@ class BasicBlock(nn.Module):
         return self.relu(out)
 
 
+class ZeroPaddingBlock(BasicBlock):
+    """Its shortcut has no parameters: option A of He et al., 2016, as in akamaster/pytorch_resnet_cifar10."""
+
+    def __init__(self, inplanes, planes, stride):
+        super().__init__(inplanes, planes, stride)
+        if self.changes_shape:
+            del self.shortcut_conv, self.shortcut_bn
+            self.new = (planes - inplanes) // 2
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.changes_shape:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.new, self.new))
+        return F.relu(out + x)
+
+
 class PreActivationBlock(nn.Module):
     def __init__(self, inplanes, planes, stride):
         super().__init__()
@@ -163,7 +179,14 @@ class PreActivationBlock(nn.Module):
 
 class ResNet(nn.Module):
     def __init__(
-        self, classes, blocks, planes, pre_activation=False, imagenet_stem=False, whitening=False
+        self,
+        classes,
+        blocks,
+        planes,
+        pre_activation=False,
+        imagenet_stem=False,
+        whitening=False,
+        zero_padding=False,
     ):
         super().__init__()
         self.pre_activation = pre_activation
@@ -180,6 +203,7 @@ class ResNet(nn.Module):
         if not pre_activation:
             self.stem_bn = nn.BatchNorm2d(planes)
         block = PreActivationBlock if pre_activation else BasicBlock
+        block = ZeroPaddingBlock if zero_padding else block
         self.block_names = []
         inplanes = planes
         for stage, count in enumerate(blocks, 1):

@@ -39,6 +39,12 @@ NETWORKS = {
         None,
     ),
     "resnet8_v1": ("resnet8_v1", {"width": 0.25, "remat": True}, 8, None),
+    "resnet8_v1 zero padding": (
+        "resnet8_v1",
+        {"width": 0.25, "shortcut": "zero_padding"},
+        9,
+        None,
+    ),
     "resnet8_v2 enlarged": ("resnet8_v2", {"width": 0.25}, 16, 9),
     "resnet18": ("resnet18", {"width": 0.0625, "stem": "imagenet"}, 32, None),
     "mobilenet_v2": ("mobilenet_v2", {"width": 0.125}, 8, None),

@@ -1,7 +1,8 @@
-"""Weights files of torchvision and timm give the same logits here. Every tensor must be accounted for."""
+"""Weights files of other libraries give the same logits here. Every tensor must be accounted for."""
 
 import functools
 import io
+import itertools
 import pickle
 import re
 import sys
@@ -19,6 +20,7 @@ from cifar_jax.models import create_model
 from tests.helpers.compiling import fast_jit
 
 torch = pytest.importorskip("torch")
+from tests.helpers import repository_names as repositories  # noqa: E402
 from tests.helpers import torchvision_names as theirs  # noqa: E402
 
 CLASSES = 11
@@ -59,7 +61,10 @@ def test_the_logits_are_pytorchs(tmp_path, name, stem, size):
     tensors = other_libraries.read(str(tmp_path / "weights.pth"))
     variables, notes = other_libraries.init_from(variables, tensors, NETWORKS[name][0])
     assert notes == []
+    assert_equal_logits(model, variables, twin, size)
 
+
+def assert_equal_logits(model, variables, twin, size):
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     found = np.asarray(fast_jit(model.apply)(variables, images))
     with torch.no_grad():
@@ -69,27 +74,117 @@ def test_the_logits_are_pytorchs(tmp_path, name, stem, size):
     assert np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()
 
 
-def test_all_files_and_wrappers_give_the_same_tensors(tmp_path):
-    state = network("resnet18").state_dict()
-    expected = other_libraries.read(str(save(tmp_path / "plain.safetensors")))
-    assert not any("num_batches" in name for name in expected)
-    parallel = {f"module.{name}": value for name, value in state.items()}
-    variants = {
-        "plain.bin": state,
-        "wrapped.pt": {"epoch": 3, "state_dict": parallel, "optimizer": {"state": {}}},
-        "compiled.pth": {"model": {f"_orig_mod.{name}": value for name, value in state.items()}},
-    }
-    for file, content in variants.items():
-        torch.save(content, tmp_path / file)
-        found = other_libraries.read(str(tmp_path / file))
+PADDED = {"shortcut": "zero_padding"}
+# The file as each repository writes it, and our network for it: (network, wrapped, file, model, options).
+REPOSITORIES = {
+    "kuangliu": (
+        lambda: repositories.kuangliu((2, 2, 2, 2), CLASSES, 8),
+        lambda state: {"net": with_prefix(state, "module."), "acc": 95.1, "epoch": 199},
+        "ckpt.pth",
+        "resnet18",
+        {},
+    ),
+    "weiaicunzai": (
+        lambda: repositories.weiaicunzai((3, 4, 6, 3), CLASSES, 8),
+        lambda state: state,
+        "resnet34-200-best.pth",
+        "resnet34",
+        {},
+    ),
+    "chenyaofo": (
+        lambda: repositories.chenyaofo((5, 5, 5), CLASSES, 8),
+        lambda state: state,
+        "cifar10_resnet32-ef93fc4d.pt",
+        "resnet32_v1",
+        {},
+    ),
+    "akamaster": (
+        lambda: repositories.akamaster((3, 3, 3), CLASSES, 8),
+        lambda state: {"state_dict": with_prefix(state, "module."), "best_prec1": 91.7},
+        "resnet20-12fca82f.th",
+        "resnet20_v1",
+        PADDED,
+    ),
+}
+
+
+def with_prefix(state, prefix):
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_the_logits_are_those_of_the_repository(tmp_path, name):
+    make, wrap, file, model_name, options = REPOSITORIES[name]
+    twin = theirs.randomise(make())
+    # One of them is in the format of before PyTorch 1.6.
+    torch.save(
+        wrap(twin.state_dict()),
+        tmp_path / file,
+        _use_new_zipfile_serialization=name != "akamaster",
+    )
+    model, variables = zeros(model_name, width=1 / 8, **options)
+    tensors = other_libraries.read(str(tmp_path / file))
+    variables, notes = other_libraries.init_from(variables, tensors, model_name)
+    assert notes == []
+    assert_equal_logits(model, variables, twin, 32)
+
+
+@pytest.mark.parametrize(
+    ("make", "depths", "options"),
+    [
+        (repositories.kuangliu, (18, 34), {}),
+        (repositories.weiaicunzai, (18, 34), {}),
+        (repositories.chenyaofo, (20, 32, 44, 56), {}),
+        (repositories.akamaster, (20, 32, 44, 56, 110), PADDED),
+    ],
+    ids=["kuangliu", "weiaicunzai", "chenyaofo", "akamaster"],
+)
+def test_every_depth_has_all_tensors_and_is_recognised(make, depths, options):
+    for depth in depths:
+        blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}.get(depth, ((depth - 2) // 6,) * 3)
+        state = make(blocks, CLASSES).state_dict()
+        tensors = {
+            name: value.numpy() for name, value in state.items() if "num_batches" not in name
+        }
+        name = f"resnet{depth}" if depth in (18, 34) else f"resnet{depth}_v1"
+        _, variables = zeros(name, **options)
+        found, notes = other_libraries.init_from(variables, tensors, name)
+        assert notes == []
+        assert other_libraries.describe(tensors).startswith(name)
+        for path, array in weights.flatten(variables).items():
+            assert weights.flatten(found)[path].shape == array.shape
+
+
+def test_all_files_wrappers_and_prefixes_give_the_same_tensors(tmp_path):
+    state = repositories.akamaster((1, 1, 1), CLASSES, 8).state_dict()
+    expected = {name: array.numpy() for name, array in state.items() if "num_batches" not in name}
+
+    def check(path):
+        found = other_libraries.read(str(path))
         assert found.keys() == expected.keys()
         for name, array in found.items():
             np.testing.assert_array_equal(array, expected[name])
 
+    plain = safetensors.numpy.save(expected)
+    for name in ("plain.safetensors", "plain.pth", "plain"):
+        (tmp_path / name).write_bytes(plain)
+        check(tmp_path / name)
+    contents = [{wrapper: state, "epoch": 3} for wrapper in other_libraries.reading.WRAPPERS]
+    contents += [with_prefix(state, prefix) for prefix in other_libraries.reading.PREFIXES]
+    contents += [
+        {"model": {"state_dict": with_prefix(state, "net._orig_mod.module.")}, "optimizer": {}},
+        {"state_dict": state, "state_dict_ema": {n: v + 1 for n, v in state.items()}},
+        with_prefix(state, "module.") | {"n_averaged": torch.tensor(7)},
+    ]
+    suffixes = itertools.cycle([".th", ".tar", ".ckpt", ".t7", ".bin", ".safetensors", ""])
+    for content, suffix in zip(contents, suffixes, strict=False):
+        torch.save(content, tmp_path / f"file{suffix}")
+        assert other_libraries.is_other(str(tmp_path / f"file{suffix}"))
+        check(tmp_path / f"file{suffix}")
+
 
 def test_which_files_are_others(tmp_path):
     assert other_libraries.is_other(str(save(tmp_path / "a.safetensors")))
-    assert other_libraries.is_other("model.PTH")
     _, variables = zeros("linear")
     ours = weights.Weights(
         variables,
@@ -145,10 +240,11 @@ def test_a_head_of_other_classes_and_a_stem_of_another_window_are_kept_new(tmp_p
 @pytest.mark.parametrize(
     ("file", "model", "says"),
     [
-        ("resnet34", "resnet18", r"\(resnet34 in the file\)"),
-        ("resnet18", "resnet34", r"\(resnet18 in the file\)"),
-        ("resnet18", "mobilenet_v2", r"\(resnet18 in the file\)"),
-        ("mobilenet_v2 of timm", "resnet18", r"\(mobilenet_v2 or a relative in the file\)"),
+        ("resnet34", "resnet18", "weights of resnet34, which"),
+        ("resnet18", "resnet34", "weights of resnet18, which"),
+        ("resnet18", "mobilenet_v2", "weights of resnet18, which"),
+        ("mobilenet_v2 of timm", "resnet18", "mobilenet_v2 or a relative, which"),
+        ("resnet18", "resnet20_v1", "weights of resnet18, which"),
         ("resnet18", "resnet20_v2", "but config.model.name is resnet20_v2"),
     ],
 )
@@ -158,6 +254,53 @@ def test_another_network_is_refused_in_a_line(tmp_path, file, model, says):
     with pytest.raises(UserError, match=says) as error:
         other_libraries.init_from(variables, tensors, model)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "options", "says"),
+    [
+        (
+            lambda: repositories.akamaster((3, 3, 3), CLASSES),
+            "resnet20_v1",
+            {},
+            r"model\.shortcut=zero_padding, which",
+        ),
+        (
+            lambda: repositories.chenyaofo((3, 3, 3), CLASSES),
+            "resnet20_v1",
+            PADDED,
+            r"model\.shortcut=projection, which",
+        ),
+        (lambda: repositories.chenyaofo((3, 3, 3), CLASSES), "resnet32_v1", {}, "resnet20_v1 with"),
+        (
+            lambda: repositories.chenyaofo((4, 4, 4), CLASSES),
+            "resnet20_v1",
+            {},
+            "a ResNet of 12 blocks, which",
+        ),
+        (repositories.kuangliu_mobilenet, "mobilenet_v2", {}, "with projected shortcuts"),
+    ],
+)
+def test_another_network_of_a_repository_is_refused_in_a_line(make, model, options, says):
+    _, variables = zeros(model, **options)
+    tensors = {
+        name: value.numpy()
+        for name, value in make().state_dict().items()
+        if "num_batches" not in name
+    }
+    with pytest.raises(UserError, match=says) as error:
+        other_libraries.init_from(variables, tensors, model)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tensor_under_two_names_is_refused(tmp_path):
+    def change(tensors):
+        return tensors | {"linear.bias": tensors["fc.bias"]}
+
+    _, variables = zeros("resnet18", stem="imagenet")
+    tensors = other_libraries.read(str(save(tmp_path / "w.safetensors", change=change)))
+    with pytest.raises(UserError, match=r"head/bias twice, as fc\.bias and as linear\.bias"):
+        other_libraries.init_from(variables, tensors, "resnet18")
 
 
 def refusal(path) -> str:
@@ -188,13 +331,15 @@ def test_bad_files_are_refused_and_no_code_in_them_runs(tmp_path, monkeypatch):
 
     whole = io.BytesIO()
     torch.save({"weight": torch.ones(1000)}, whole)
-    for name, content in {
-        "cut.pth": whole.getvalue()[:700],
-        "text.pt": b"no weights at all\n" * 20,
-        "empty.bin": b"",
-    }.items():
+    for name, content, says in [
+        ("cut.pth", whole.getvalue()[:700], "damaged or not a PyTorch file"),
+        ("text.pt", b"no weights at all\n" * 20, "neither a safetensors nor a PyTorch file"),
+        ("empty.bin", b"", "is empty"),
+        ("page.pth", b"<!DOCTYPE html><html>", "it is a web page"),
+        ("lfs.th", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ]:
         (tmp_path / name).write_bytes(content)
-        refusal(tmp_path / name)
+        assert says in refusal(tmp_path / name)
     assert "no such file" in refusal(tmp_path / "missing.pth").lower()
     torch.save([torch.ones(2)], tmp_path / "list.pth")
     assert "but a list" in refusal(tmp_path / "list.pth")

@@ -79,6 +79,9 @@ def initialised(model, side, *names):
         # first block of stages 2 and 3 normalises c channels instead of c/2 (+32, +64), and its
         # shortcut has a batch norm (+64, +128).
         ("resnet20_v1", {}, 10, 272_282 + 32 - 128 + 32 + 64 + 64 + 128),
+        # Zero padding has neither the shortcuts' convolutions nor their batch norms: 0.27 M, as in table 6
+        # of He et al., 2016.
+        ("resnet20_v1", {"shortcut": "zero_padding"}, 10, 269_722),
         ("resnet18", {}, 10, 11_173_962),
         # From torchvision's documentation.
         ("resnet18", {"stem": "imagenet"}, 1000, 11_689_512),
@@ -138,6 +141,7 @@ def test_every_network_takes_the_options_that_it_names_and_no_others():
         "downsample": "stride",
         "remat": True,
         "whitening": True,
+        "shortcut": "zero_padding",
     }
     assert set(values) == set(OPTIONS)
     for name in MODELS:

@@ -40,6 +40,12 @@ CASES = {
         (9, 7),
         lambda: twins.ResNet(CLASSES, (1,) * 3, 4),
     ),
+    "resnet8_v1 zero_padding": (
+        "resnet8_v1",
+        {"width": 0.25, "shortcut": "zero_padding"},
+        (9, 7),
+        lambda: twins.ResNet(CLASSES, (1,) * 3, 4, zero_padding=True),
+    ),
     "resnet20_v2": (
         "resnet20_v2",
         {"width": 0.125},

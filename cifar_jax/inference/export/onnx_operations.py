@@ -203,15 +203,34 @@ def _reduce_window_max(graph, out, value, window_dimensions, window_strides, pad
     )
 
 
+def _slice(graph, out, value, start_indices, limit_indices, strides):
+    strides = strides or (1,) * len(start_indices)
+    # Axes that are taken whole may have an unknown size.
+    whole = list(zip(start_indices, value.shape, strides, strict=True))
+    axes = [i for i, axis in enumerate(whole) if axis != (0, limit_indices[i], 1)]
+    wanted = (start_indices, limit_indices, range(len(strides)), strides)
+    limits = [np.array([values[i] for i in axes], np.int64) for values in wanted]
+    return graph.add("Slice", [value, *limits], out.shape)
+
+
+def _pad(graph, out, value, filling, padding_config):
+    before, after, between = zip(*padding_config, strict=True)
+    if any(between) or min(before + after) < 0:
+        raise NotImplementedError("a kind of padding that no network uses")
+    return graph.add("Pad", [value, np.array(before + after, np.int64), filling], out.shape)
+
+
 # The other operations: (graph, out, *inputs, **params) -> output. `out` has the output's shape.
 OTHERS = {
     "conv_general_dilated": _conv_general_dilated,
     "dot_general": _dot_general,
     "expand_dims": _reshape,
+    "pad": _pad,
     "reduce_max": functools.partial(_reduce, "ReduceMax"),
     "reduce_sum": functools.partial(_reduce, "ReduceSum"),
     "reduce_window_max": _reduce_window_max,
     "reshape": _reshape,
+    "slice": _slice,
     "squeeze": _reshape,
     "transpose": _transpose,
 }
