@@ -110,6 +110,7 @@ def _parse(argv: list[str]) -> list[str]:
     if isinstance(flags.FLAGS.config, ConfigDict):
         config_lib.expand_home(flags.FLAGS.config, default.FIELDS)
     _check_mode(flags.FLAGS)
+    _check_init_from(flags.FLAGS)
     if len(rest) > 1:
         raise UserError(f"unexpected argument {files.shown(rest[1])!r}: every flag starts with --")
     return rest
@@ -171,6 +172,15 @@ def _check_mode(args) -> None:
         is_given = value is not None and value is not False and value not in ("", [])
         if is_given and args.mode not in modes:
             raise UserError(f"--{name} is for {_listed(modes)}, not --mode={args.mode}")
+
+
+def _check_init_from(args) -> None:
+    # A recipe that has init_from may be given with the weights that it led to.
+    name = "config.init_from"
+    is_given = name in args and args[name].present
+    other = "--weights" if args.weights else "--workdir"
+    if is_given and args.mode != "train" and (args.weights or args.workdir):
+        raise UserError(f"--{name} and {other} both name weights for --mode={args.mode}: give one")
 
 
 def _listed(modes: tuple[str, ...]) -> str:

@@ -19,9 +19,11 @@ from cifar_jax.inference import (
     evaluate,
     export,
     find_weights,
+    init_from,
     predict,
     prediction_sheet,
     pretrained,
+    which_weights,
 )
 from cifar_jax.pages import evaluation as evaluation_page
 from cifar_jax.reporting import plots, reports
@@ -81,15 +83,14 @@ def _config_to_train(args) -> ConfigDict:
     if config.profile and parallel.is_main():
         profiling.make_folder(config.profile)
     if config.init_from and not (args.workdir and files_of.has_run(args.workdir)):
-        training.check_init_from(config)
+        init_from.check(config)
     return config
 
 
 def run_evaluate(args) -> int:
     """--mode=eval: reports accuracy on the test split, overall and per class."""
     _set_determinism(args)
-    which = _which_weights(args)
-    found = find_weights(args.weights, args.workdir, default.get_config())
+    found = _find_weights(args)
     config = args.config
     if config is None and args.workdir:
         config = files_of.read_config(args.workdir, default.get_config())
@@ -106,6 +107,7 @@ def run_evaluate(args) -> int:
             f"the weights were trained on other classes ({theirs}, ...) than the data set {dataset.name} "
             f"has ({ours}, ...): give a recipe of their data set with --config"
         )
+    which = _which(args)
     result = evaluate.evaluate_weights(found, dataset.test, config)
     if not np.isfinite(result.loss):
         raise UserError(f"{files.shown(which)}: the network's loss on {dataset.name} is not finite")
@@ -114,7 +116,7 @@ def run_evaluate(args) -> int:
     if args.json:
         print(json.dumps({"weights": which, "epoch": found.epoch, **result.to_dict()}))
     else:
-        print(f"{found.model['name']} {_chosen(found)}, on {dataset.name} test")
+        print(f"{found.model['name']}{_origin(found)}, on {dataset.name} test")
         print(result.to_text())
     written = _record_evaluation(result, dataset, found, which, args.workdir)
     if not args.json:
@@ -122,9 +124,10 @@ def run_evaluate(args) -> int:
     return 0
 
 
-def _chosen(found: Weights) -> str:
+def _origin(found: Weights) -> str:
+    """The epoch of the weights, to follow a name; nothing for weights that were trained elsewhere."""
     chosen = f", chosen on {found.chosen_on}" if found.chosen_on else ""
-    return f"after epoch {found.epoch}{chosen}"
+    return f" after epoch {found.epoch}{chosen}" if found.epoch else ""
 
 
 def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str) -> list[str]:
@@ -133,11 +136,11 @@ def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str
     report = reports.read_report(report_path) if workdir else {}
     folder = os.path.join(workdir, files_of.EVALUATION)
     title = f"{found.model['name']} on {dataset.name} test"
-    subtitle = f"weights: {files.shown(which)}, {_chosen(found)}"
+    subtitle = f"weights: {files.shown(which)}{_origin(found)}"
     images, labels = dataset.test.images, dataset.test.labels
     page = evaluation_page.write(folder, result, images, labels, title, subtitle)
     if which not in ("best", "latest"):
-        which = os.path.splitext(os.path.basename(which))[0]
+        which = os.path.splitext(os.path.basename(os.path.normpath(which)))[0]
     picture = os.path.join(workdir or folder, files_of.confusion_plot(which))
     plots.plot_confusion(picture, result.confusion, result.class_names)
     if not workdir:
@@ -156,13 +159,12 @@ def run_predict(args) -> int:
         raise UserError("--mode=predict needs a picture: --image=FILE or --image=FOLDER")
     if args.output:
         prediction_sheet.check_path(args.output)
-    which = _which_weights(args)
-    found = find_weights(args.weights, args.workdir, default.get_config())
+    which, found = _which(args), _find_trained_as_the_recipe(args)
     answers, errors = predict.predict_files(found, args.image)
     if args.json:
         print(json.dumps({"weights": which, "predictions": answers, "errors": errors}))
     elif answers:
-        if not args.weights and not args.workdir:
+        if which == pretrained.DEFAULT:
             print(f"Using the bundled {which} (trained on {found.dataset['name']}):")
         print(predict.to_text(answers))
     for error in errors:
@@ -176,11 +178,11 @@ def run_predict(args) -> int:
 
 def run_export(args) -> int:
     """--mode=export: writes a trained network to a file for other programs."""
-    found = find_weights(args.weights, args.workdir, default.get_config())
+    found = _find_trained_as_the_recipe(args)
     format_, path = export.choose(args.format, args.output, found.model["name"])
     export.write(path, format_, found)
     size = predict.picture_size(found)
-    print(f"{found.model['name']} after epoch {found.epoch}, {len(found.class_names)} classes")
+    print(f"{found.model['name']}{_origin(found)}, {len(found.class_names)} classes")
     if format_ != "safetensors":
         print(f"{export.INPUT}: uint8 [batch, {size}, {size}, 3], in RGB")
         print(f"{export.OUTPUT}: float32 [batch, {len(found.class_names)}]")
@@ -188,6 +190,27 @@ def run_export(args) -> int:
     return 0
 
 
-def _which_weights(args) -> str:
-    """The name of the weights that `find_weights` finds, for people and for names of files."""
-    return args.weights or ("best" if args.workdir else pretrained.DEFAULT)
+def _which(args) -> str:
+    """The name of the weights that `_find_weights` finds, for people and for names of files."""
+    return which_weights(args.weights, args.workdir, args.config)
+
+
+def _find_weights(args) -> Weights:
+    if args.config is not None:
+        config_lib.validate(args.config, default.FIELDS)
+    return find_weights(args.weights, args.workdir, default.get_config(), args.config)
+
+
+def _find_trained_as_the_recipe(args) -> Weights:
+    """The weights, for modes that load no data: they must be of the recipe's data set too."""
+    found = _find_weights(args)
+    if args.config is not None:
+        recipe = args.config.dataset
+        theirs = (found.dataset["name"], found.dataset.get("labels", recipe.labels))
+        if theirs != (recipe.name, recipe.labels):
+            raise UserError(
+                f"the recipe's data set is {recipe.name} ({recipe.labels} labels), but the weights "
+                f"{files.shown(_which(args))} were trained on {theirs[0]} ({theirs[1]} labels): give weights "
+                "of the recipe (--weights, --workdir or --config.init_from), or no --config"
+            )
+    return found

@@ -82,6 +82,20 @@ def load(config, seed: int) -> Dataset:
     )
 
 
+def describe(dataset: Dataset) -> dict:
+    """The facts about the data that give the weights their meaning, as JSON values."""
+    description = {
+        "name": dataset.name,
+        "class_names": list(dataset.class_names),
+        "mean": [float(x) for x in dataset.mean],
+        "std": [float(x) for x in dataset.std],
+        "train_examples": len(dataset.train.images),
+    }
+    if dataset.enlarged_from:
+        description["enlarged_from"] = dataset.enlarged_from
+    return description
+
+
 def balanced_choice(labels: np.ndarray, count: int, seed: int, purpose: int) -> np.ndarray:
     """Ascending places of `count` examples, as equal in number over the classes as possible.
 

@@ -1,12 +1,14 @@
 """Trained networks at work: weights files, evaluation, prediction, and export to other programs.
 
-Take from here: the names below, and the modules `evaluate`, `export`, `other_libraries` (weights of
-torchvision and timm), `predict`, `prediction_sheet`, `pretrained` (the bundled networks) and `weights`.
+Take from here: the names below, and the modules `evaluate`, `export`, `init_from` (the weights a run starts
+from), `other_libraries` (weights of torchvision and others), `predict`, `prediction_sheet`, `pretrained` (the
+bundled networks) and `weights`.
 """
 
 from cifar_jax.inference.calibration import BINS, Calibration
 from cifar_jax.inference.evaluate import Result
-from cifar_jax.inference.find import find_weights, inference_weights
+from cifar_jax.inference.find import find_weights, which_weights
+from cifar_jax.inference.make import inference_weights
 from cifar_jax.inference.weights import Weights
 
 __all__ = [
@@ -18,9 +20,11 @@ __all__ = [
     "export",
     "find_weights",
     "inference_weights",
+    "init_from",
     "other_libraries",
     "predict",
     "prediction_sheet",
     "pretrained",
     "weights",
+    "which_weights",
 ]

@@ -1,14 +1,15 @@
-"""Weights for inference: made from a run's state, or found by --weights and --workdir."""
+"""Weights for inference, found by --weights, --workdir and --config."""
 
 import os
 
 import jax
-import numpy as np
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
+from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
-from cifar_jax.inference import pretrained, weights
+from cifar_jax.inference import make, other_libraries, pretrained, weights
 from cifar_jax.inference.weights import Weights
 from cifar_jax.models import create_model
 from cifar_jax.steps import init_variables
@@ -17,59 +18,74 @@ from cifar_jax.storage import workdir as files_of
 from cifar_jax.system import files
 
 
-def inference_weights(config, data: dict, variables: dict, epoch: int, best=None) -> Weights:
-    """The weights of a run, with everything that is needed to use them.
+def find_weights(
+    which: str,
+    workdir: str,
+    default: ConfigDict,
+    config: ConfigDict | None = None,
+) -> Weights:
+    """The weights that --weights, --workdir and --config name; they must be of the recipe's network.
 
     Args:
-      config: the config of the run.
-      data: class_names, mean, std and enlarged_from, as in the progress of a checkpoint.
-      variables: {"params", "batch_stats"}.
-      epoch: the number of trained epochs.
-      best: {"chosen_on", "accuracy"} if this is the best epoch.
-    """
-    variables = jax.tree.map(np.asarray, variables)
-    dataset = {"name": config.dataset.name, "labels": config.dataset.labels}
-    if "enlarged_from" in data:
-        dataset["enlarged_from"] = int(data["enlarged_from"])
-    return Weights(
-        variables={name: tree for name, tree in variables.items() if tree},
-        model={"name": config.model.name, **config_lib.model_options(config)},
-        class_names=tuple(data["class_names"]),
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-        image_size=config.dataset.image_size,
-        dataset=dataset,
-        epoch=epoch,
-        chosen_on=best["chosen_on"] if best else "",
-        accuracy=best["accuracy"] if best else None,
-    )
-
-
-def find_weights(which: str, workdir: str, default) -> Weights:
-    """The weights that --weights and --workdir name.
-
-    Args:
-      which: "best" or "latest" of the workdir, a `.safetensors` file, or the name of a bundled network;
-        "": the best of the workdir or, without one, the bundled `pretrained.DEFAULT`.
+      which: "best" or "latest" of the workdir, a file, a run's folder (its best weights), or the name of
+        a bundled network; "": as `which_weights` says.
       workdir: the folder of a run, or "".
       default: the default config, for the fields of the run's config.
+      config: the recipe, or None. Weights of other libraries need it: its data set gives them class names,
+        mean and deviation.
 
     Raises:
-      UserError: there are no such weights.
+      UserError: there are no such weights, or they are of another network than the recipe's.
     """
-    if not which and not workdir:
-        return _load(pretrained.file_of(pretrained.DEFAULT))
-    which = which or "best"
-    if which not in ("best", "latest"):
-        path = pretrained.resolve(which)
+    name = which_weights(which, workdir, config)
+    if name in ("best", "latest"):
+        found = _of_run(name, workdir, default)
+    else:
+        path = weights_file(name)
         if not os.path.exists(path):
-            names = ", ".join(pretrained.names())
-            hint = config_lib.nearest(which, pretrained.names())
+            hint = config_lib.nearest(name, pretrained.names())
             raise UserError(
-                f"there is no file {which!r}{hint}: --weights takes best, latest, a file or the name of "
-                f"a bundled network ({names})"
+                f"there is no file {name!r}{hint}: --weights takes best, latest, a file or the name of a "
+                f"bundled network ({', '.join(pretrained.names())})"
             )
-        return _load(path)
+        if other_libraries.is_other(path):
+            if config is None:
+                looks_like = other_libraries.describe(other_libraries.read(path))
+                raise UserError(
+                    f"{files.shown(path)} holds weights of another library, of {looks_like}: give a recipe "
+                    "of their network and data set too, --config=FILE"
+                )
+            return make.of_other_library(path, config, datasets.load(config.dataset, config.seed))
+        found = _load(path)
+    if config is not None:
+        _check_recipe(found, name, config)
+    return found
+
+
+def which_weights(which: str, workdir: str, config: ConfigDict | None) -> str:
+    """--weights, else "best" for a workdir, else config.init_from, else the bundled network's name."""
+    if which or workdir:
+        return which or "best"
+    return (config and config.init_from) or pretrained.DEFAULT
+
+
+def weights_file(which: str) -> str:
+    """The file that is meant by a path, a run's folder (its best weights) or a bundled network's name."""
+    path = pretrained.resolve(which)
+    if not os.path.isdir(path):
+        return path
+    files_of.check_format(path)
+    best = os.path.join(path, files_of.BEST_WEIGHTS)
+    if not os.path.exists(best):
+        raise UserError(
+            f"{files.shown(path)} is a folder without {files_of.BEST_WEIGHTS}: give a file, or the folder "
+            "of a run that has trained an epoch"
+        )
+    return best
+
+
+def _of_run(which: str, workdir: str, default: ConfigDict) -> Weights:
+    """The best or latest weights of the run in a folder."""
     if not workdir:
         raise UserError(
             f"--weights={which} needs a --workdir; or give a file, --weights=FILE.safetensors"
@@ -88,7 +104,7 @@ def find_weights(which: str, workdir: str, default) -> Weights:
     variables = state.get("ema") or {name: state.get(name, {}) for name in weights.COLLECTIONS}
     history = progress["history"]
     epoch = history[-1]["epoch"] if history else 0
-    return inference_weights(config, progress["data"], variables, epoch)
+    return make.inference_weights(config, progress["data"], variables, epoch)
 
 
 def _load(path: str) -> Weights:
@@ -107,3 +123,34 @@ def _load(path: str) -> Weights:
             f"{len(found.class_names)} classes: {weights.listed(wrong)}"
         )
     return found
+
+
+def _check_recipe(found: Weights, which: str, config: ConfigDict) -> None:
+    """Raises UserError if the weights are of another network than the recipe's, or for other inputs."""
+    wanted = {"name": config.model.name, **config_lib.model_options(config)}
+    values = [("network", _described(found.model), _described(wanted))]
+    if _network(found.model) == _network(wanted):
+        values = [("image size", found.image_size, config.dataset.image_size)]
+        values += [
+            (field, getattr(found, field), tuple(config.dataset[field]))
+            for field in ("mean", "std")
+            if config.dataset[field] is not None
+        ]
+    for what, theirs, ours in values:
+        if theirs != ours:
+            raise UserError(
+                f"the recipe's {what} is {ours}, but that of the weights {files.shown(which)} is {theirs}: "
+                "give weights of the recipe (--weights, --workdir or --config.init_from) or another recipe"
+            )
+
+
+def _network(model: dict):
+    """The module of a model, without the options that change no prediction."""
+    options = {key: model[key] for key in model if key not in ("dtype", "remat", "dropout")}
+    return create_model(num_classes=1, **options)
+
+
+def _described(model: dict) -> str:
+    """A model in words: "resnet20_v1 (shortcut=zero_padding)"."""
+    options = [f"{key}={value}" for key, value in model.items() if key not in ("name", "dtype")]
+    return model["name"] + (f" ({', '.join(options)})" if options else "")

@@ -1,10 +1,11 @@
 """Weights for inference as safetensors files.
 
 A file holds everything that is needed to use the weights (model, class names, mean and deviation), and no
-time, host or path. So equal runs give files with equal bytes.
+time, host or path. So equal runs give files with equal bytes. A digest of all of it shows damage.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ FORMAT = 1
 # The only key of the file's metadata; its value is a JSON object. safetensors writes several keys in an
 # order that changes from process to process.
 METADATA_KEY = "cifar_jax"
+# The field of the metadata with the digest of everything else.
+DIGEST = "sha256"
 COLLECTIONS = ("params", "batch_stats")
 
 
@@ -63,15 +66,17 @@ def to_bytes(weights: Weights) -> bytes:
         name: np.array(array, np.float32, order="C")
         for name, array in flatten(weights.variables).items()
     }
-    return safetensors.numpy.save(tensors, {METADATA_KEY: metadata(weights)})
+    fields = json.loads(metadata(weights))
+    fields[DIGEST] = _digest(fields, tensors)
+    return safetensors.numpy.save(tensors, {METADATA_KEY: _to_json(fields)})
 
 
 def metadata(weights: Weights) -> str:
-    """All fields except `variables`, as the JSON object of a file."""
+    """All fields except `variables`, as a JSON object."""
     fields = {"format": FORMAT}
     fields |= {name: getattr(weights, name) for name in _FIELDS}
     fields["mean"], fields["std"] = _floats(weights.mean), _floats(weights.std)
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), default=_scalar)
+    return _to_json(fields)
 
 
 def load(path: str | os.PathLike) -> Weights:
@@ -79,13 +84,14 @@ def load(path: str | os.PathLike) -> Weights:
 
     Raises:
         UserError: the file is missing, truncated, not a safetensors file, not of this project, of an
-            unknown format version, or contains NaN or infinity.
+            unknown format version, does not match its digest, or contains NaN or infinity. Files of
+            older versions of this program have no digest.
     """
     files.check_regular_file(path)
     name = files.shown(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = _read_metadata(name, file.metadata() or {})
+            fields = _read_metadata(name, file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except OSError as error:
         raise UserError(f"{name} cannot be read: {files.reason(error)}") from error
@@ -94,6 +100,13 @@ def load(path: str | os.PathLike) -> Weights:
         raise UserError(
             f"{name} is damaged or not a safetensors file: {files.reason(error)}"
         ) from error
+    digest = fields.pop(DIGEST, None)
+    if digest is not None and digest != _digest(fields, tensors):
+        raise UserError(
+            f"{name} is damaged: it has changed since it was written (its digest does not match): restore a "
+            "copy, or resume its run, which writes it again"
+        )
+    metadata = _checked(name, fields)
     for key, array in tensors.items():
         if key.split("/")[0] not in COLLECTIONS or array.dtype != np.float32:
             raise UserError(f"{name}: {key} ({array.dtype}) is not a tensor of this project")
@@ -231,15 +244,29 @@ _FIELDS = {
 }
 
 
+def _digest(fields: dict, tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the JSON fields and of each tensor's name, type, shape and bytes, in hexadecimal."""
+    digest = hashlib.sha256(_to_json(fields).encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array)
+    return digest.hexdigest()
+
+
+def _to_json(fields: dict) -> str:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), default=_scalar)
+
+
 def _read_metadata(name: str, metadata: Mapping[str, str]) -> dict:
-    """The checked fields of `Weights` except `variables`. Raises UserError."""
+    """The JSON fields of a file. Raises UserError if there are none of a known format version."""
     if METADATA_KEY not in metadata:
         raise UserError(
             f"{name} is a safetensors file, but not of this project (no {METADATA_KEY!r} metadata)"
         )
     try:
         fields = json.loads(metadata[METADATA_KEY])
-        version = fields.pop("format")
+        version = fields["format"]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{name}: its {METADATA_KEY!r} metadata cannot be read") from error
     if version != FORMAT:
@@ -247,6 +274,11 @@ def _read_metadata(name: str, metadata: Mapping[str, str]) -> dict:
             f"{name} has format version {str(version)[:60]}, but this program reads {FORMAT}: use "
             "the program that wrote it, or a newer one"
         )
+    return fields
+
+
+def _checked(name: str, fields: dict) -> dict:
+    """The fields of `Weights` except `variables`. Raises UserError if one is missing or not valid."""
     for field, is_valid in _FIELDS.items():
         if field not in fields or not is_valid(fields[field]):
             raise UserError(f"{name}: its metadata lack a valid {field!r}")

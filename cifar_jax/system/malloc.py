@@ -19,7 +19,7 @@ def restart_with_settings() -> None:
     process, and if the C library is not glibc.
     """
     forked = multiprocessing.parent_process() is not None
-    if "GLIBC_TUNABLES" in os.environ or forked or not _is_glibc():
+    if os.environ.get("GLIBC_TUNABLES") or forked or not _is_glibc():
         return
     os.environ["GLIBC_TUNABLES"] = SETTINGS
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

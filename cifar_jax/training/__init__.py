@@ -7,7 +7,6 @@ from cifar_jax.training.loop import train
 from cifar_jax.training.report import best_epoch
 from cifar_jax.training.run import (
     Run,
-    check_init_from,
     create_run,
     first_state,
     fresh_state,
@@ -18,7 +17,6 @@ from cifar_jax.training.run import (
 __all__ = [
     "Run",
     "best_epoch",
-    "check_init_from",
     "create_run",
     "first_state",
     "fresh_state",

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
 from cifar_jax import steps
+from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import evaluate
 from cifar_jax.reporting import Progress, TensorBoard, reports
@@ -24,7 +25,7 @@ from cifar_jax.system import interruption, start_time
 from cifar_jax.training import report
 from cifar_jax.training.pace import Pace
 from cifar_jax.training.profiling import Profile
-from cifar_jax.training.run import Run, describe_data
+from cifar_jax.training.run import Run
 from cifar_jax.training.start import begin, mend_best_weights, prepare, restore_or_start
 
 # At least this long between two drawings of history.png.
@@ -49,7 +50,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         interruption.before_leaving(lock.release)
         parallel.in_every_process(lock.acquire, "lock")
         run, fresh = parallel.in_every_process(lambda: prepare(config, workdir), "prepare")
-        same = (config_lib.recipe(config), describe_data(run.dataset))
+        same = (config_lib.recipe(config), datasets.describe(run.dataset))
         parallel.check_same("recipe or data", repr(same))
         parallel.in_every_process(lambda: begin(run, lock, fresh), "begin")
         with (

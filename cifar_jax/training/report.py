@@ -8,13 +8,14 @@ import numpy as np
 
 from cifar_jax import config as config_lib
 from cifar_jax import steps
+from cifar_jax.data import datasets
 from cifar_jax.inference import evaluate, inference_weights, weights
 from cifar_jax.reporting import plots, reports
 from cifar_jax.runtime import parallel, settings
 from cifar_jax.steps import TrainState, inference_variables
 from cifar_jax.storage import provenance
 from cifar_jax.storage import workdir as files_of
-from cifar_jax.training.run import Run, describe_data, state_shapes
+from cifar_jax.training.run import Run, state_shapes
 
 
 def best_epoch(history: list[dict]) -> dict | None:
@@ -62,7 +63,7 @@ def export_best(run: Run, state: TrainState, history: list[dict]) -> None:
     """Writes best.safetensors from the state after the best epoch."""
     if parallel.is_main():
         best = best_epoch(history)
-        data, variables = describe_data(run.dataset), inference_variables(state)
+        data, variables = datasets.describe(run.dataset), inference_variables(state)
         exported = inference_weights(run.config, data, variables, best["epoch"], best)
         weights.save(run.path(files_of.BEST_WEIGHTS), exported)
 
@@ -109,7 +110,7 @@ def finish(run: Run, history: list[dict], result: evaluate.Result) -> None:
         "model": run.config.model.name,
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state_shapes(run).params)),
         "dataset": {
-            **describe_data(run.dataset),
+            **datasets.describe(run.dataset),
             "fingerprint": provenance.dataset_fingerprint(run.dataset),
         },
         "final": history[-1],

@@ -1,6 +1,5 @@
 """A run: its recipe, data, model and optimizer, and its first state."""
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -13,7 +12,7 @@ from cifar_jax import config as config_lib
 from cifar_jax import models, steps
 from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
-from cifar_jax.inference import other_libraries, pretrained, weights
+from cifar_jax.inference import init_from
 from cifar_jax.runtime import parallel
 from cifar_jax.steps import (
     TrainState,
@@ -24,7 +23,6 @@ from cifar_jax.steps import (
     schedules,
     whitening,
 )
-from cifar_jax.storage import workdir as files_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,44 +88,12 @@ def first_state(run: Run) -> TrainState:
     if not config.init_from:
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    with _naming_init_from():
-        variables, notes = _started_from(variables, config)
+    variables, notes = init_from.replaced(variables, config)
     variables.setdefault("batch_stats", {})
     parallel.say(f"starting from the weights in {config.init_from}")
     for note in notes:
         parallel.say(f"  {note}")
     return create_state(variables, run.task.optimizer, ema=bool(config.ema_decay))
-
-
-def check_init_from(config: ConfigDict) -> None:
-    """Raises UserError unless `config.init_from` holds weights of the config's model. Needs no data."""
-    # The number of classes does not matter: a head of another size is not loaded.
-    model = models.create_model(config.model.name, 10, **config_lib.model_options(config))
-    size = config.dataset.image_size
-    with _naming_init_from():
-        _started_from(jax.eval_shape(lambda: init_variables(model, 0, size)), config)
-
-
-def _started_from(variables: dict, config: ConfigDict) -> tuple[dict, list[str]]:
-    """(variables with the weights of `init_from`, notes on what differs); of a workdir, the best weights."""
-    path = pretrained.resolve(config.init_from)
-    if os.path.isdir(path):
-        files_of.check_format(path)
-        path = os.path.join(path, files_of.BEST_WEIGHTS)
-    if not other_libraries.is_other(path):
-        return weights.init_from(variables, weights.load(path))
-    frozen = bool(config.transfer.frozen_epochs or config.transfer.freeze_batch_norm)
-    return other_libraries.init_from(
-        variables, other_libraries.read(path), config.model.name, frozen
-    )
-
-
-@contextlib.contextmanager
-def _naming_init_from():
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"config.init_from: {error}") from None
 
 
 def whitening_images(run: Run) -> np.ndarray | None:
@@ -156,17 +122,3 @@ def fresh_state(run: Run, seed, images=None) -> TrainState:
         inputs = augment.network_input(images, size, task.mean, task.std)
         variables = whitening.replaced(variables, inputs)
     return create_state(variables, task.optimizer, ema=bool(run.config.ema_decay))
-
-
-def describe_data(dataset: datasets.Dataset) -> dict:
-    """The facts about the data that give the weights their meaning, as JSON values."""
-    description = {
-        "name": dataset.name,
-        "class_names": list(dataset.class_names),
-        "mean": [float(x) for x in dataset.mean],
-        "std": [float(x) for x in dataset.std],
-        "train_examples": len(dataset.train.images),
-    }
-    if dataset.enlarged_from:
-        description["enlarged_from"] = dataset.enlarged_from
-    return description

@@ -13,7 +13,7 @@ from cifar_jax.steps import TrainState
 from cifar_jax.storage import Checkpoints, Lock
 from cifar_jax.storage import workdir as files_of
 from cifar_jax.training import report
-from cifar_jax.training.run import Run, create_run, describe_data, first_state, state_shapes
+from cifar_jax.training.run import Run, create_run, first_state, state_shapes
 
 
 def prepare(config: ConfigDict, workdir: str) -> tuple[Run, TrainState | None]:
@@ -42,7 +42,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     Raises:
       UserError: checkpoints are missing, or belong to another data set.
     """
-    data, now = describe_data(run.dataset), settings.of_the_user()
+    data, now = datasets.describe(run.dataset), settings.of_the_user()
     if checkpoints.latest_step() is None:
         # A kill after one epoch may have come before its checkpoint; after two, one must be there.
         is_finished = os.path.exists(run.path(files_of.REPORT))

@@ -110,8 +110,8 @@ FIELDS = {
     "model.name=mlp model.batch_norm=True batch_size=1": "more than one value per channel",
     "model.name=cnn model.width=nan": "model.width",
     "init_from=nothing": "config.init_from: nothing: No such file",
-    "init_from=README.md": "config.init_from: README.md is damaged or not a safetensors file",
-    "init_from=configs": "config.init_from: configs/best.safetensors: No such file",
+    "init_from=README.md": "config.init_from: README.md is damaged, or neither a safetensors",
+    "init_from=configs": "config.init_from: configs is a folder without best.safetensors",
     "profile=/dev/null/x": "/dev/null/x",
     "bach_size=3 seed=x augment.flip=2 ema_decay=2.0 model.name=linea": "ema_decay is 2.0",
 }
@@ -183,8 +183,15 @@ def _weights(folder: Path, trained: TrainedRun) -> list[Case]:
     for what, (path, says) in weights.make(folder / "weights", best).items():
         args = ("--mode=predict", f"--weights={path}", image)
         cases.append(Case(what, args, says))
-        if what in ("newer_format", "nan", "missing_tensor", "wrong_shape", "pickle"):
-            for mode in ("eval", "predict"):
+        if what in (
+            "newer_format",
+            "nan",
+            "missing_tensor",
+            "a_bit_flipped",
+            "wrong_shape",
+            "pickle",
+        ):
+            for mode in ("eval", "predict", "export"):
                 workdir = folder / f"{what}_{mode}"
                 shutil.copytree(best.parent, workdir)
                 shutil.copy(path, workdir / best.name)
@@ -195,13 +202,45 @@ def _weights(folder: Path, trained: TrainedRun) -> list[Case]:
             cases.append(Case(f"{what}, init_from", args, says))
     start = (recipe, f"--workdir={NEW}", f"--config.init_from={best}")
     of_another = "--config.model.name=mlp"
-    cases.append(Case("init_from of another model", (*start, of_another), "another model"))
+    cases.append(
+        Case("init_from of another model", (*start, of_another), "of linear, which do not fit")
+    )
     predict = ("--mode=predict", image)
     for what, args, says in (
         ("output is no .png", (*predict, "--output=sheet.jpg"), "end with .png"),
         ("output in no folder", (*predict, "--output=no/sheet.png"), "there is no folder no"),
         ("missing", (*predict, "--weights=nothing"), "there is no file 'nothing'"),
-        ("a folder", (*predict, "--weights=configs"), "is a folder"),
+        ("a folder", (*predict, "--weights=configs"), "is a folder without best.safetensors"),
+        (
+            "bundled, of another network than the recipe's",
+            (*predict, "--config=configs/lenet.py"),
+            "the recipe's network is lenet, but that of the weights resnet20_v2 is resnet20_v2",
+        ),
+        (
+            "the same, exported",
+            ("--mode=export", "--config=configs/resnet18.py"),
+            "the recipe's network is resnet18",
+        ),
+        (
+            "of another image size than the recipe's",
+            ("--mode=eval", f"--weights={best}", recipe, "--config.dataset.image_size=16"),
+            "the recipe's image size is 16",
+        ),
+        (
+            "normalised otherwise than the recipe",
+            ("--mode=eval", f"--weights={best}", recipe, "--config.dataset.mean=(0.5,0.5,0.5)"),
+            "the recipe's mean is (0.5, 0.5, 0.5)",
+        ),
+        (
+            "of another data set than the recipe's",
+            (*predict, "--config=configs/resnet20_v2.py", "--config.dataset.name=cifar100"),
+            "the recipe's data set is cifar100",
+        ),
+        (
+            "named twice",
+            ("--mode=eval", f"--weights={best}", recipe, f"--config.init_from={best}"),
+            "both name weights for --mode=eval",
+        ),
         ("best without a workdir", (*predict, "--weights=best"), "needs a --workdir"),
         ("no picture", (*predict[:1], f"--weights={best}"), "needs a picture"),
     ):

@@ -25,6 +25,7 @@ def make(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
     folder.mkdir(parents=True)
     with safetensors.safe_open(good, framework="numpy") as file:
         metadata = json.loads(file.metadata()["cifar_jax"])
+        del metadata["sha256"]  # that would be the only thing wrong
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     data = good.read_bytes()
     kernel = tensors["params/head/kernel"]
@@ -43,14 +44,18 @@ def make(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
         write(name, safetensors.numpy.save(kept, {key: text}), says)
 
     write("empty", b"", "is empty (0 bytes)")
-    write("text", b"these are no weights\n" * 99, "damaged or not a safetensors file")
+    neither = "damaged, or neither a safetensors nor a PyTorch file"
+    write("text", b"these are no weights\n" * 99, neither)
+    write("web_page", b"<!DOCTYPE html>\n" * 99, "it is a web page; download the file itself")
     write("cut", data[: len(data) // 2], "damaged or not a safetensors file")
     write("a_byte_more", data + b"\0", "damaged or not a safetensors file")
-    write("huge_header", struct.pack("<Q", 2**60) + data[8:], "damaged or not a safetensors file")
-    write("header_garbage", data[:8] + b"\xff" * (len(data) - 8), "damaged or not a safetensors")
-    write("pickle", pickle.dumps(Runs(folder / "ran"), 2), "damaged or not a safetensors file")
-    write("no_metadata", safetensors.numpy.save(tensors), "not of this project")
-    save("metadata_of_another", "not of this project", key="format")
+    write("huge_header", struct.pack("<Q", 2**60) + data[8:], neither)
+    write("header_garbage", data[:8] + b"\xff" * (len(data) - 8), neither)
+    flipped = bytes([*data[:-9], data[-9] ^ 1, *data[-8:]])
+    write("a_bit_flipped", flipped, "its digest does not match")
+    write("pickle", pickle.dumps(Runs(folder / "ran"), 2), "safetensors")
+    write("no_metadata", safetensors.numpy.save(tensors), "weights of another library")
+    save("metadata_of_another", "weights of another library", key="format")
     save("metadata_garbage", "metadata cannot be read", meta="{")
     save("metadata_deep", "metadata cannot be read", meta="[" * 100_000)
     save("newer_format", "has format version 2, but this program reads 1", meta={"format": 2})

@@ -300,8 +300,8 @@ def test_predict_without_weights_uses_the_bundled_network(trained, pictures, tmp
         (["--mode=predict", "--image=EMPTY", "--workdir=RUN"], "no pictures in the folder"),
         (["--mode=eval", "--weights=best"], "needs a --workdir"),
         (["--mode=eval", "--workdir=EMPTY"], "no run in"),
-        (["--mode=eval", "--workdir=RUN", "--weights=RUN"], "is a folder"),
-        (["--mode=eval", "--weights=PICTURES/b.png"], "not a safetensors file"),
+        (["--mode=eval", "--weights=EMPTY"], "is a folder without best.safetensors"),
+        (["--mode=eval", "--weights=PICTURES/b.png"], "neither a safetensors"),
         (
             ["--mode=eval", "--workdir=RUN", "--config=RECIPE", "--config.eval_batch_size=0"],
             "eval_batch_size",

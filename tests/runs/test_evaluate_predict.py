@@ -11,9 +11,8 @@ from PIL import Image
 from cifar_jax.data import datasets
 from cifar_jax.data.pictures import load_picture
 from cifar_jax.errors import UserError
-from cifar_jax.inference import evaluate, find, predict, weights
+from cifar_jax.inference import evaluate, find, make, predict, weights
 from cifar_jax.models import create_model
-from cifar_jax.training import run
 from configs import default
 
 
@@ -183,10 +182,10 @@ def test_weights_of_enlarged_images_take_small_ones_everywhere(found, pictures, 
     dataset = datasets.Dataset(
         "digits", split, split, None, found.class_names, found.mean, found.std, enlarged_from=4
     )
-    data = run.describe_data(dataset)
+    data = datasets.describe(dataset)
     weights.save(
         tmp_path / "w.safetensors",
-        find.inference_weights(config, data, found.variables | {"batch_stats": {}}, 1),
+        make.inference_weights(config, data, found.variables | {"batch_stats": {}}, 1),
     )
     enlarged = weights.load(tmp_path / "w.safetensors")
     large = datasets.Split(np.broadcast_to(small[:, :1, :1], (20, 8, 8, 3)), split.labels)

@@ -16,9 +16,9 @@ from cifar_jax.data import datasets
 from configs import default
 from tests.helpers import data_files as fixtures
 
-needs_tfds = pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="no TFDS_DATA_DIR")
+needs_tfds = pytest.mark.skipif(not os.environ.get("TFDS_DATA_DIR"), reason="no TFDS_DATA_DIR")
 needs_archives = pytest.mark.skipif(
-    "CIFAR_JAX_ARCHIVES" not in os.environ, reason="no CIFAR_JAX_ARCHIVES"
+    not os.environ.get("CIFAR_JAX_ARCHIVES"), reason="no CIFAR_JAX_ARCHIVES"
 )
 
 

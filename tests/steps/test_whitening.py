@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cifar_jax.data import datasets
 from cifar_jax.data.datasets import Dataset, Split
 from cifar_jax.inference import weights
-from cifar_jax.inference.find import inference_weights
+from cifar_jax.inference.make import inference_weights
 from cifar_jax.models import layers
 from cifar_jax.steps import whitening
 from cifar_jax.training import run
@@ -78,7 +79,7 @@ def test_weights_from_elsewhere_bring_their_own_kernel(config, tmp_path):
     first_run, other_run = (make_run(config, smooth_images(16, 9, seed)) for seed in (0, 1))
     first = run.first_state(first_run)
     variables = {"params": first.params, "batch_stats": first.batch_stats}
-    data = run.describe_data(first_run.dataset)
+    data = datasets.describe(first_run.dataset)
     weights.save(tmp_path / "first.safetensors", inference_weights(config, data, variables, 1))
     fresh = run.first_state(other_run).batch_stats["whitening"]["kernel"]
     config.init_from = str(tmp_path / "first.safetensors")

@@ -82,8 +82,8 @@ def _rename(tensors: Mapping, model: str) -> Callable[[str], str | None]:
         is_timm = any(name.startswith("blocks.") for name in tensors)
         return _timm_mobilenet_module if is_timm else _torchvision_mobilenet_module
     raise UserError(
-        f"weights of other libraries can be loaded into {', '.join(RESNETS.values())} and mobilenet_v2, "
-        f"but config.model.name is {model}"
+        f"weights of {describe(tensors)} cannot be loaded into {model}, which is config.model.name: of other "
+        f"libraries there are weights for {', '.join(RESNETS.values())} and mobilenet_v2"
     )
 
 

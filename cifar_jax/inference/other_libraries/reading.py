@@ -67,11 +67,12 @@ def _is_pytorch(path: str) -> bool:
             start = file.read(512)
     except OSError as error:
         raise UserError(f"{shown} cannot be read: {files.reason(error)}") from error
+    # First: the length of a header may look like the start of a pickle.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER:
+        return False
     # A zip, a pickle of protocol 2 or newer, or a tar.
     if start.startswith((b"PK\x03\x04", b"\x80")) or start[257:262] == b"ustar":
         return True
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER:
-        return False
     hint = ""
     if start.lstrip().startswith(b"<"):
         hint = ": it is a web page; download the file itself"
