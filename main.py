@@ -12,10 +12,11 @@ Usage:
 
 Flags:
   --mode      train (default), eval, predict, export, compare or sweep
-  --config    a recipe; --config.FIELD=VALUE changes a field (configs/default.py explains each)
+  --config    a recipe; --config.FIELD=VALUE changes a field (configs/default.py explains each);
+              eval, predict, export: the weights' recipe, needed if they were trained elsewhere
   --workdir   the folder of a run: created if it is new, resumed if it holds a run
-  --weights   best (default) or latest of the workdir, a .safetensors file, or the name of a bundled
-              network; without --weights and --workdir: the bundled resnet20_v2
+  --weights   best (default) or latest of the workdir, a file, or the name of a bundled network;
+              without --weights, --workdir and --config.init_from: the bundled resnet20_v2
   --image     a picture or a folder of pictures; may be repeated
   --format    export: onnx (default), stablehlo, jax or safetensors
   --json      eval and predict: print JSON

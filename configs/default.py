@@ -38,8 +38,8 @@ FIELDS: dict[str, Field] = {
     # Global batch size, split over all devices of all processes. It must be divisible by their number.
     "batch_size": whole(128, 1),
     # Pretrained weights to start from: a workdir, a `.safetensors` file of this project, the name of a
-    # bundled network, or torchvision or timm weights of resnet18, resnet34 or mobilenet_v2
-    # (.safetensors, .pth, .pt or .bin).
+    # bundled network, or weights of torchvision and others (docs/downloaded_weights.md). Eval, predict and
+    # export use them as they are.
     "init_from": path(""),
     # "cifar10", "cifar100", "digits", "folder" (your own pictures, see `dataset.path`), or any image
     # classification set of TensorFlow Datasets that is prepared on this machine.

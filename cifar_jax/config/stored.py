@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 from cifar_jax.config.words import nearest, shown
 from cifar_jax.errors import UserError
 
-# Format version of config.json and report.json. Raise it when an older program would misread them.
-FORMAT = 1
+# Format version of config.json and report.json. Raise it when an older program would misread a workdir.
+# Version 2 has the history in a file of its own, not in each checkpoint.
+FORMAT = 2
 
 
 def to_json(config: ConfigDict) -> str:
@@ -41,10 +42,10 @@ def check_format(values) -> None:
 
     Files without a version are older than versions, and count as version 1.
     """
-    version = values.get("format", FORMAT) if isinstance(values, dict) else FORMAT
-    if version != FORMAT or isinstance(version, bool):
+    version = values.get("format", 1) if isinstance(values, dict) else 1
+    if type(version) is not int or not 1 <= version <= FORMAT:
         raise UserError(
-            f"it has format version {shown(version)}, but this program reads {FORMAT}: use the "
+            f"it has format version {shown(version)}, but this program reads 1 to {FORMAT}: use the "
             "program that wrote it, or a newer one"
         )
 

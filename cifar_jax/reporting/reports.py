@@ -26,28 +26,18 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, obj) -> None:
-    """Writes `obj` as indented JSON, atomically. NumPy values and tuples are allowed.
-
-    NaN and infinity become null: JSON has neither, and other readers refuse them.
-    """
-    write_text(path, json.dumps(_plain(obj), indent=2, ensure_ascii=False) + "\n")
-
-
-def write_metrics(path: str | os.PathLike, history: Sequence[dict]) -> None:
-    """Writes metrics.jsonl: one line per entry, each a JSON object.
-
-    Rewrites the whole file each time. After a resume it matches the restored history: no epoch is there
-    twice, and epochs that the resumed run will repeat are gone.
-    """
-    lines = [json.dumps(_plain(entry), ensure_ascii=False) + "\n" for entry in history]
-    write_text(path, "".join(lines))
+    """Writes `obj` as indented JSON, atomically, as `plain` makes it."""
+    write_text(path, json.dumps(plain(obj), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """The history in metrics.jsonl; [] if there is no such file. UserError if it is damaged."""
+    """The history in metrics.jsonl; [] if there is no such file. UserError if it is damaged.
+
+    A last line without an end is just being written, and left out.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            history = [json.loads(line) for line in file]
+            history = [json.loads(line) for line in file if line.endswith("\n")]
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -85,13 +75,17 @@ def read_report(path: str | os.PathLike) -> dict:
     return report
 
 
-def _plain(obj):
+def plain(obj):
+    """`obj` as JSON can hold it: NumPy values as numbers, tuples as lists, NaN and infinity as None.
+
+    Python would write NaN and infinity, which other readers of JSON refuse.
+    """
     if isinstance(obj, dict):
-        return {str(key): _plain(value) for key, value in obj.items()}
+        return {str(key): plain(value) for key, value in obj.items()}
     if isinstance(obj, list | tuple):
-        return [_plain(value) for value in obj]
+        return [plain(value) for value in obj]
     if isinstance(obj, np.ndarray | np.generic):
-        return _plain(obj.tolist())
+        return plain(obj.tolist())
     if isinstance(obj, float) and not math.isfinite(obj):
         return None
     return obj

@@ -1,13 +1,13 @@
 """Checkpoints of the full train state with Orbax, saved atomically and in the background.
 
 A checkpoint holds every leaf of the TrainState by name, as NumPy arrays without a device axis (so it restores
-on any number of devices), and the history so far. The newest two checkpoints and that of the best epoch are
-kept. A damaged checkpoint is not restored; the one before it is. Training is deterministic, so resuming from
-either ends with the same bits.
+on any number of devices), and the progress. The history would make it ever larger, so it holds the mark of a
+file that grows, `HISTORY`, of which metrics.jsonl is a copy. The newest two checkpoints and that of the best
+epoch are kept. A damaged checkpoint is not restored; the one before it is. Training is deterministic, so
+resuming from either ends with the same bits.
 """
 
 import contextlib
-import copy
 import functools
 import glob
 import os
@@ -19,14 +19,18 @@ import jax
 import numpy as np
 
 from cifar_jax.errors import UserError
+from cifar_jax.reporting import HistoryFile, history_file
 from cifar_jax.runtime import parallel
 from cifar_jax.steps import TrainState
 from cifar_jax.storage import digests
-from cifar_jax.storage.workdir import CHECKPOINTS
+from cifar_jax.storage.workdir import CHECKPOINTS, METRICS
 from cifar_jax.system import files
 
 # Suffix of a damaged checkpoint, which hides it from Orbax. It is deleted after the next save.
 DAMAGED = ".damaged"
+
+# The history of the run, in the folder of the checkpoints.
+HISTORY = "history.jsonl"
 
 # The file in which Orbax describes a checkpoint.
 METADATA = "_CHECKPOINT_METADATA"
@@ -51,6 +55,8 @@ class Checkpoints:
     def __init__(self, workdir: str, read_only: bool = False, before_save=lambda: None):
         """`before_save` is called in the main process before each save; it may raise to prevent it."""
         self._folder = os.path.abspath(os.path.join(workdir, CHECKPOINTS))
+        self._copies = [os.path.join(self._folder, HISTORY), os.path.join(workdir, METRICS)]
+        self._history = HistoryFile(self._copies[0])
         self._read_only = read_only
         self._policy = _KeepNewestAndBest(newest=2)
         self._before_save = before_save
@@ -173,7 +179,8 @@ class Checkpoints:
 
         Args:
           state: its leaves are NumPy arrays without a device axis; nothing may write to them later.
-          progress: JSON values: {"history": [entry, ...], "seconds": since the last evaluation, ...}.
+          progress: JSON values: {"history": [entry, ...], "seconds": since the last evaluation, ...}. Of the
+            history, this process must have given all earlier entries before.
           best_step: the step of the best epoch so far, whose checkpoint is kept.
         """
         import orbax.checkpoint as ocp
@@ -185,8 +192,10 @@ class Checkpoints:
             self._before_save()
         self.wait()
         self._policy.best_step = best_step
-        # Orbax writes it in the background, when the history may have grown already.
-        progress = copy.deepcopy(progress)
+        if parallel.is_main():
+            self._history.write(progress["history"])
+        # A copy: Orbax writes it in the background, when the caller may have changed it already.
+        progress = progress | {"history": self._history.mark()}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_by_name(state)), progress=ocp.args.JsonSave(progress)
         )
@@ -229,7 +238,21 @@ class Checkpoints:
         path = self._path(step)
         with _refused(f"cannot read {path} (delete that folder to resume from the one before)"):
             restored = self._manager.restore(step, args=args)
-        return restored["state"], restored["progress"]
+        progress = restored["progress"]
+        return restored["state"], progress | {"history": self._history_at(progress["history"])}
+
+    def _history_at(self, mark: dict | list) -> list[dict]:
+        """The history that a checkpoint has the mark of. Those of older versions have the history itself."""
+        if isinstance(mark, list):
+            return mark
+        for path in self._copies:
+            history = history_file.read(path, mark)
+            if history is not None:
+                return history
+        raise UserError(
+            f"{self._copies[0]} and {METRICS} beside it do not hold the {mark['entries']} epochs that were "
+            "trained: restore a copy of one of them"
+        )
 
     def restore(self, template: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
         """The checkpoint of a step (None: the newest), as (state with NumPy leaves, progress).

@@ -1,10 +1,11 @@
 """Atomic writes, cache folders, and checks of files.
 
 All files for users are written here: after a kill at any moment, the old file or the new one is there, never
-a part of one.
+a part of one. Only files that grow may end with a part of what was added.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -60,6 +61,23 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Writes `data` to the file at `path`, atomically. Raises UserError as `atomic_path` does."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
+
+
+def append_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Adds `data` to a file, in one write; it is on disk when this returns. A failed write leaves nothing.
+
+    Raises UserError as `atomic_path` does.
+    """
+    with refused(f"cannot write {shown(path)}"), open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
 
 
 def remove_leftovers(folder: str | os.PathLike, seconds: float = 0.0) -> None:

@@ -16,7 +16,7 @@ from cifar_jax import steps
 from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import evaluate
-from cifar_jax.reporting import Progress, TensorBoard, reports
+from cifar_jax.reporting import HistoryFile, Progress, TensorBoard, reports
 from cifar_jax.runtime import parallel
 from cifar_jax.steps import TrainState, inference_variables
 from cifar_jax.storage import Checkpoints, Lock, provenance
@@ -79,7 +79,9 @@ class Loop:
         self.step = int(state.step)
         self.last_step = self.config.num_epochs * run.steps_per_epoch
         self.pace = Pace(self.config.steps_per_dispatch, self.config.batch_size)
-        report.write_history(run, self.history)
+        self.best = report.best_epoch(self.history)
+        self.metrics = HistoryFile(run.path(files_of.METRICS))
+        report.write_history(self.metrics, self.history)
         self.train_steps = steps.train_steps(run.task)
         self.eval_sums = steps.eval_sums(run.task)
         splits = {"val": run.dataset.validation, "test": run.dataset.test}
@@ -194,8 +196,7 @@ class Loop:
 
     def save(self, state: TrainState) -> None:
         """Begins a checkpoint of the state and the progress."""
-        best = report.best_epoch(self.history)
-        self.checkpoints.save(state, self.progress, best and best["step"])
+        self.checkpoints.save(state, self.progress, self.best and self.best["step"])
         self.last_save = time.perf_counter()
 
     def evaluate(self, names=("val", "test")) -> dict[str, evaluate.Result]:
@@ -213,6 +214,7 @@ class Loop:
         check_finite(self.run, state.metrics, state.params, results)
         seconds, speed = time.perf_counter() - start, self.pace.images_per_second()
         self.history.append(report.epoch_entry(self.run, state, results, seconds, speed))
+        self.best = report.better(self.best, self.history[-1])
         self.progress["seconds"] = 0.0
         self.save(state)
         return state
@@ -222,10 +224,10 @@ class Loop:
         if not parallel.is_main():
             return
         entry = self.history[-1]
-        report.write_history(self.run, self.history)
+        report.write_history(self.metrics, self.history)
         self.tensorboard.add(entry)
-        if report.best_epoch(self.history)["epoch"] == entry["epoch"]:
-            report.export_best(self.run, state, self.history)
+        if self.best["epoch"] == entry["epoch"]:
+            report.export_best(self.run, state, self.best)
         if time.perf_counter() - self.last_plot > PLOT_SECONDS:
             report.draw_history(self.run, self.history)
             self.last_plot = time.perf_counter()

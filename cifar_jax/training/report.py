@@ -1,5 +1,6 @@
 """What a run writes for people: metrics, plots, the best weights and the final report."""
 
+import functools
 import os
 import statistics
 
@@ -10,7 +11,7 @@ from cifar_jax import config as config_lib
 from cifar_jax import steps
 from cifar_jax.data import datasets
 from cifar_jax.inference import evaluate, inference_weights, weights
-from cifar_jax.reporting import plots, reports
+from cifar_jax.reporting import HistoryFile, plots, reports
 from cifar_jax.runtime import parallel, settings
 from cifar_jax.steps import TrainState, inference_variables
 from cifar_jax.storage import provenance
@@ -23,10 +24,14 @@ def best_epoch(history: list[dict]) -> dict | None:
 
     Of equal ones, the first. None for an empty history.
     """
-    if not history:
-        return None
-    split = "val" if "val_accuracy" in history[0] else "test"
-    entry = max(history, key=lambda entry: entry[f"{split}_accuracy"])
+    return functools.reduce(better, history, None)
+
+
+def better(best: dict | None, entry: dict) -> dict:
+    """The better of the `best_epoch` so far and the next entry of the history."""
+    split = "val" if "val_accuracy" in entry else "test"
+    if best and best["accuracy"] >= entry[f"{split}_accuracy"]:
+        return best
     return {
         "epoch": entry["epoch"],
         "step": entry["step"],
@@ -59,10 +64,9 @@ def epoch_entry(run: Run, state: TrainState, results, seconds: float, speed: flo
     return entry | {"seconds": seconds, "images_per_second": speed}
 
 
-def export_best(run: Run, state: TrainState, history: list[dict]) -> None:
-    """Writes best.safetensors from the state after the best epoch."""
+def export_best(run: Run, state: TrainState, best: dict) -> None:
+    """Writes best.safetensors from the state after the `best_epoch`."""
     if parallel.is_main():
-        best = best_epoch(history)
         data, variables = datasets.describe(run.dataset), inference_variables(state)
         exported = inference_weights(run.config, data, variables, best["epoch"], best)
         weights.save(run.path(files_of.BEST_WEIGHTS), exported)
@@ -92,10 +96,10 @@ def draw_history(run: Run, history: list[dict]) -> None:
     plots.plot_history(run.path(files_of.HISTORY_PLOT), history, title)
 
 
-def write_history(run: Run, history: list[dict]) -> None:
+def write_history(metrics: HistoryFile, history: list[dict]) -> None:
     """Writes metrics.jsonl as the history has it, without epochs that a resumed run will repeat."""
-    if parallel.is_main() and history:
-        reports.write_metrics(run.path(files_of.METRICS), history)
+    if parallel.is_main():
+        metrics.write(history)
 
 
 def finish(run: Run, history: list[dict], result: evaluate.Result) -> None:

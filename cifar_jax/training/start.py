@@ -101,7 +101,7 @@ def mend_best_weights(run: Run, checkpoints: Checkpoints, history: list[dict]) -
         return
     if checkpoints.has(best["step"]):
         state, _ = checkpoints.restore(state_shapes(run), best["step"])
-        report.export_best(run, state, history)
+        report.export_best(run, state, best)
     else:
         parallel.say(
             f"{files_of.BEST_WEIGHTS} does not hold the weights of the best epoch, {best['epoch']}, "

@@ -322,8 +322,8 @@ def _workdirs(folder: Path, trained: TrainedRun) -> list[Case]:
     image = f"--image={folder / 'good.png'}"
     pictures.PICTURE.save(folder / "good.png")
     for file in ("config", "report"):
-        workdir = copy(f"newer_{file}", **{file: {"format": 2}})
-        says = f"{file}.json: it has format version 2"
+        workdir = copy(f"newer_{file}", **{file: {"format": 3}})
+        says = f"{file}.json: it has format version 3"
         for what, args in {
             "train": (f"--workdir={workdir}",),
             "train with a recipe": (recipe, f"--workdir={workdir}"),

@@ -238,8 +238,10 @@ def test_recipes_are_listed_with_a_line_each():
         ('{"augment": 1}', "group of fields"),
         ('{"sed": 1}', "did you mean 'seed'?"),
         ('{"seed": "one"}', "seed"),
-        ('{"format": 2, "seed": 1}', "format version 2, but this program reads 1"),
+        ('{"format": 3, "seed": 1}', "format version 3, but this program reads 1 to 2"),
         ('{"format": "new"}', "format version 'new'"),
+        ('{"format": true}', "format version True"),
+        ('{"format": 0}', "format version 0"),
         ("[" * 100_000, "not a config"),
     ],
 )

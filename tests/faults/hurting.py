@@ -22,7 +22,7 @@ from cifar_jax.reporting import TensorBoard, plots, reports
 from cifar_jax.steps import training
 from cifar_jax.storage import checkpoint
 from cifar_jax.system import files, interruption
-from cifar_jax.training import start
+from cifar_jax.training import report, start
 from tests.helpers import runs
 
 # Python's audit events for changes of a folder: deleting, renaming, creating folders and links.
@@ -303,7 +303,7 @@ def follow_phases(note: Path) -> None:
     follow(checkpoint.Checkpoints, "_find", "restoring")
     follow(checkpoint.Checkpoints, "restore", "restoring")
     follow(evaluate, "evaluate", "evaluation")
-    follow(reports, "write_metrics", "metrics.jsonl")
+    follow(report, "write_history", "metrics.jsonl")
     follow(reports, "write_json", "report.json")
     follow(TensorBoard, "add", "tensorboard")
     follow(weights, "save", "best.safetensors")

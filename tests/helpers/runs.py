@@ -29,8 +29,8 @@ import orbax.checkpoint as ocp
 from cifar_jax import cli  # noqa: F401, so that forked processes have imported everything
 from cifar_jax.inference import weights
 from cifar_jax.ops import cpu_kernels
-from cifar_jax.reporting import reports
 from cifar_jax.storage import checkpoint
+from cifar_jax.training import report
 
 # Compile the kernels before the first fork, because tests have cache folders of their own.
 cpu_kernels.version()
@@ -226,7 +226,8 @@ def before_commit_after_files(end, count):
 
 def before_metrics(end, count):
     """The epoch's checkpoint is committed, but its line in metrics.jsonl is not written."""
-    _before(reports, "write_metrics", count, _after_commit(end))
+    end = _after_commit(end)
+    _before(report, "write_history", count, end, when=lambda metrics, history: bool(history))
 
 
 def before_weights(end, count):

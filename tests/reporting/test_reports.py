@@ -35,18 +35,6 @@ def test_json_takes_numpy_and_stays_json(tmp_path):
     }
 
 
-def test_metrics_are_one_line_an_epoch_and_never_one_twice(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    history = [entry(epoch) for epoch in (1, 2, 3)]
-    reports.write_metrics(path, history)
-    # Resumed after epoch 2: epoch 3 disappears until it is trained again.
-    for resumed in (history[:2], [*history[:2], entry(3, test_loss=0.1)]):
-        reports.write_metrics(path, resumed)
-        lines = path.read_text().splitlines()
-        assert [json.loads(line) for line in lines] == resumed
-    assert list(json.loads(lines[0])) == list(entry(1))  # in this order
-
-
 def test_epoch_line():
     line = reports.epoch_line(entry(3), 200)
     assert " ".join(line.split()) == (

@@ -258,3 +258,38 @@ def test_a_checkpoint_holds_what_was_so_when_it_was_saved(tmp_path, monkeypatch)
         checkpoints.wait()
         _, restored = checkpoints.restore(some_state(0))
     assert restored == {"history": [{"epoch": 1}], "seconds": 5.0}
+
+
+def test_each_checkpoint_has_its_history_as_long_as_one_of_two_copies_is_whole(tmp_path):
+    history = [{"epoch": epoch, "test_accuracy": epoch / 7} for epoch in (1, 2, 3)]
+    log, metrics = tmp_path / "checkpoints" / "history.jsonl", tmp_path / "metrics.jsonl"
+    for count in (1, 2, 3):  # each in a process of its own, as after a kill
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(some_state(count), {"history": history[:count]}, 1)
+    whole = log.read_bytes()
+    metrics.write_bytes(whole)
+    for hurt in (flip, cut, os.remove):
+        for path in (log, metrics):
+            hurt(path)
+            with Checkpoints(tmp_path, read_only=True) as checkpoints:
+                for step in (1, 2, 3):
+                    assert checkpoints.read(step)[1] == {"history": history[:step]}
+            path.write_bytes(whole)
+    cut(log)
+    metrics.unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.read(2)[1] == {"history": history[:2]}
+        with pytest.raises(UserError, match="do not hold the 3 epochs that were trained") as error:
+            checkpoints.restore(some_state(0))
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_does_not_grow_with_the_history(tmp_path):
+    sizes = []
+    for count in (1, 1000):
+        history = [{"epoch": epoch} for epoch in range(count)]
+        with Checkpoints(tmp_path / str(count)) as checkpoints:
+            checkpoints.save(some_state(1), {"history": history}, None)
+        files = (tmp_path / str(count) / "checkpoints" / "1" / "progress").rglob("*")
+        sizes.append(sum(path.stat().st_size for path in files))
+    assert sizes[1] - sizes[0] < 10  # the number of entries has three more digits
