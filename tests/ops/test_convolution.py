@@ -134,6 +134,7 @@ def test_the_kernels_are_as_exact_as_xla_for_every_convolution_of_the_networks()
         with jax.enable_x64(True):
             expected = outcome(lax.conv_general_dilated, jnp.float64, *arguments)
         ours = worst(outcome(conv_general_dilated, jnp.float32, *arguments), expected)
-        native = worst(outcome(lax.conv_general_dilated, jnp.float32, *arguments), expected)
-        assert ours <= max(10 * native, 1e-6), (image, kernel, strides, padding, groups)
         assert ours <= 1e-5
+        if ours > 1e-6:
+            native = worst(outcome(lax.conv_general_dilated, jnp.float32, *arguments), expected)
+            assert ours <= 10 * native, (image, kernel, strides, padding, groups)

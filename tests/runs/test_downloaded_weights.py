@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from cifar_jax.data import datasets
-from cifar_jax.inference import weights
+from cifar_jax.errors import UserError
+from cifar_jax.inference import find_weights, weights
 from configs import default
 from tests.helpers import cli
 
@@ -108,21 +109,23 @@ def test_the_exported_weights_hold_the_network_and_the_facts_of_the_recipe(downl
 def test_what_does_not_fit_is_refused(downloaded):
     answer = downloaded.call("--mode=eval", f"--weights={downloaded.file}")
     assert "of resnet8_v1 with model.shortcut=zero_padding: give a recipe" in answer.refusal()
-    start = (*downloaded.recipe, f"--config.init_from={downloaded.file}")
-    answer = downloaded.call("--mode=eval", *start, "--config.model.shortcut=projection")
-    assert "which do not fit config.model" in answer.refusal()
+    config = default.get_config()
+    config.dataset.update({"name": "digits", "image_size": 8})
+    config.dataset.cache_dir = str(downloaded.folder / "images")
+    config.model.update({"name": "resnet8_v1", "width": 0.25, "shortcut": "projection"})
+    with pytest.raises(UserError, match=r"which do not fit config\.model"):
+        find_weights(str(downloaded.file), "", default.get_config(), config)
+    config.model.shortcut = "zero_padding"
     state = torch.load(downloaded.file, weights_only=True)["state_dict"]
+    classes = {"module.linear.bias": torch.zeros(7), "module.linear.weight": torch.zeros(7, 16)}
     for name, change in {
-        "classes": {
-            "module.linear.bias": torch.zeros(7),
-            "module.linear.weight": torch.zeros(7, 16),
-        },
+        "classes": classes,
         "extra": {"module.layer1.0.fc1.weight": torch.zeros(2)},
     }.items():
         torch.save(state | change, downloaded.folder / name)
-        args = ("--mode=eval", *downloaded.recipe, f"--weights={downloaded.folder / name}")
-        refusal = downloaded.call(*args).refusal()
-        assert "does not fit the recipe (resnet8_v1 for 10 classes) without training" in refusal
+        says = r"does not fit the recipe \(resnet8_v1 for 10 classes\) without training"
+        with pytest.raises(UserError, match=says):
+            find_weights(str(downloaded.folder / name), "", default.get_config(), config)
 
 
 def test_a_run_and_its_weights_are_found_by_init_from_too(trained, tmp_path):
