@@ -11,8 +11,9 @@ dispatch. One evaluation follows, plain and with mirrored and shifted views of e
 
 Learning rates, momenta, weight decay and augmentation are those of airbench94_muon.py by Keller Jordan
 (https://github.com/KellerJordan/cifar10-airbench). He publishes 94.01 % with these views, the mean of 200
-runs. Three things differ here: brightness and contrast jitter; the biases of the whitening layer are
-trained to the end with the others (there for three epochs); the order of the examples is this project's.
+runs (the header of the script, and the first table of README.md). Three things differ here: brightness and
+contrast jitter; the biases of the whitening layer are trained to the end with the others (there for three
+epochs); the order of the examples is this project's.
 
 Measured on a JPEG copy of CIFAR-10 (two CPU cores, float32, seed 0): 89.8 % after the last epoch, 90.7 %
 with the views, in 22 minutes beside other work. The accuracy that airbench94_muon reaches on that copy was
