@@ -164,7 +164,7 @@ def run_predict(args) -> int:
     if args.json:
         print(json.dumps({"weights": which, "predictions": answers, "errors": errors}))
     elif answers:
-        if which == pretrained.DEFAULT:
+        if which == pretrained.DEFAULT and not args.weights:
             print(f"Using the bundled {which} (trained on {found.dataset['name']}):")
         print(predict.to_text(answers))
     for error in errors:

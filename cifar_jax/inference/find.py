@@ -19,10 +19,7 @@ from cifar_jax.system import files
 
 
 def find_weights(
-    which: str,
-    workdir: str,
-    default: ConfigDict,
-    config: ConfigDict | None = None,
+    which: str, workdir: str, default: ConfigDict, config: ConfigDict | None = None
 ) -> Weights:
     """The weights that --weights, --workdir and --config name; they must be of the recipe's network.
 

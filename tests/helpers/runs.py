@@ -23,10 +23,13 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import jax
+import matplotlib.backends.backend_agg  # noqa: F401, as the next two: forks need not import it
 import numpy as np
 import orbax.checkpoint as ocp
+import sklearn.datasets  # noqa: F401
+import tensorboardX.event_file_writer  # noqa: F401
 
-from cifar_jax import cli  # noqa: F401, so that forked processes have imported everything
+from cifar_jax import cli  # noqa: F401
 from cifar_jax.inference import weights
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.storage import checkpoint

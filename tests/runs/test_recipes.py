@@ -43,8 +43,9 @@ def small(config):
     """The recipe with a narrow and shallow network, batches of eight, and small images."""
     config.batch_size = 8
     name = config.model.name
-    if name.endswith(("_v1", "_v2")) and name.startswith("resnet"):
-        config.model.name = f"resnet8_{name[-2:]}"
+    if name.startswith("resnet"):
+        config.model.name = f"resnet8_{name[-2:]}" if name.endswith("_v2") else "resnet8_v1"
+        config.model.stem = None  # the CIFAR ResNets have none
     if "width" in models.model_options(config.model.name):
         config.model.width = 0.125
     config.dataset.image_size = min(config.dataset.image_size, 64)
