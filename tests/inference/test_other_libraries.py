@@ -136,12 +136,12 @@ def test_the_logits_are_those_of_the_repository(tmp_path, name):
     [
         (repositories.kuangliu, (18, 34), {}),
         (repositories.weiaicunzai, (18, 34), {}),
-        (repositories.chenyaofo, (20, 32, 44, 56), {}),
-        (repositories.akamaster, (20, 32, 44, 56, 110), PADDED),
+        (repositories.chenyaofo, (20, 56), {}),
+        (repositories.akamaster, (44, 110), PADDED),
     ],
     ids=["kuangliu", "weiaicunzai", "chenyaofo", "akamaster"],
 )
-def test_every_depth_has_all_tensors_and_is_recognised(make, depths, options):
+def test_any_depth_has_all_tensors_and_is_recognised(make, depths, options):
     for depth in depths:
         blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}.get(depth, ((depth - 2) // 6,) * 3)
         state = make(blocks, CLASSES).state_dict()

@@ -45,29 +45,35 @@ CASES = [
 ]
 
 
-def outcome(convolution, dtype, images, kernel, strides, padding, groups):
+def outcome(convolution, dtype, *arguments):
     """The output and both gradients for a random cotangent, as NumPy arrays."""
+    return outcomes(convolution, dtype, [arguments])[0]
 
-    def convolve(images, kernel):
-        return convolution(
-            images,
-            kernel,
-            strides,
-            padding,
-            feature_group_count=groups,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+
+def outcomes(convolution, dtype, cases):
+    """`outcome` for each of several (images, kernel, strides, padding, groups), in one program."""
+
+    def convolve(strides, padding, groups, images, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        more = {"feature_group_count": groups, "dimension_numbers": layout}
+        return convolution(images, kernel, strides, padding, **more)
+
+    functions = [functools.partial(convolve, *rest) for _, _, *rest in cases]
+    inputs = []
+    for function, (images, kernel, *_) in zip(functions, cases, strict=True):
+        shape = jax.eval_shape(function, images, kernel).shape
+        cotangent = np.random.default_rng(1).normal(size=shape)
+        inputs.append([jnp.asarray(x, dtype) for x in (images, kernel, cotangent)])
 
     @fast_jit
-    def run(images, kernel, cotangent):
-        out, vjp = jax.vjp(convolve, images, kernel)
-        return out, *vjp(cotangent)
+    def run(inputs):
+        results = []
+        for function, (images, kernel, cotangent) in zip(functions, inputs, strict=True):
+            out, vjp = jax.vjp(function, images, kernel)
+            results.append((out, *vjp(cotangent)))
+        return results
 
-    shape = jax.eval_shape(convolve, images, kernel).shape
-    cotangent = np.random.default_rng(1).normal(size=shape)
-    return [
-        np.asarray(x) for x in run(*(jnp.asarray(x, dtype) for x in (images, kernel, cotangent)))
-    ]
+    return jax.tree.map(np.asarray, run(inputs))
 
 
 def worst(found, expected) -> float:
@@ -123,18 +129,17 @@ def test_the_kernels_are_as_exact_as_xla_for_every_convolution_of_the_networks()
     )
     assert len(calls) > 30
     rng = np.random.default_rng(0)
-    for *image, kernel, strides, padding, groups in sorted(calls):
-        arguments = (
-            rng.normal(size=(3, *image)),
-            rng.normal(size=kernel),
-            strides,
-            padding,
-            groups,
-        )
-        with jax.enable_x64(True):
-            expected = outcome(lax.conv_general_dilated, jnp.float64, *arguments)
-        ours = worst(outcome(conv_general_dilated, jnp.float32, *arguments), expected)
-        assert ours <= 1e-5
-        if ours > 1e-6:
-            native = worst(outcome(lax.conv_general_dilated, jnp.float32, *arguments), expected)
-            assert ours <= 10 * native, (image, kernel, strides, padding, groups)
+    calls = sorted(calls)
+    cases = [
+        (rng.normal(size=(3, *image)), rng.normal(size=kernel), strides, padding, groups)
+        for *image, kernel, strides, padding, groups in calls
+    ]
+    with jax.enable_x64(True):
+        expected = outcomes(lax.conv_general_dilated, jnp.float64, cases)
+    found = outcomes(conv_general_dilated, jnp.float32, cases)
+    for call, case, ours, wanted in zip(calls, cases, found, expected, strict=True):
+        error = worst(ours, wanted)
+        assert error <= 1e-5
+        if error > 1e-6:
+            native = worst(outcome(lax.conv_general_dilated, jnp.float32, *case), wanted)
+            assert error <= 10 * native, call
