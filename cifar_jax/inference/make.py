@@ -58,6 +58,6 @@ def of_other_library(path: str, config, dataset: datasets.Dataset) -> Weights:
     if notes:
         raise UserError(
             f"{files.shown(path)} does not fit the recipe ({name} for {len(dataset.class_names)} classes) "
-            f"without training: {weights.listed(notes)}"
+            f"without training: {weights.listed([note.removesuffix(weights.KEPT) for note in notes])}"
         )
     return inference_weights(config, datasets.describe(dataset), variables, epoch=0)

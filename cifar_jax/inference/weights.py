@@ -27,6 +27,8 @@ METADATA_KEY = "cifar_jax"
 # The field of the metadata with the digest of everything else.
 DIGEST = "sha256"
 COLLECTIONS = ("params", "batch_stats")
+# The end of a note of `init_from` about a tensor that was not replaced.
+KEPT = ": kept the new one"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +143,7 @@ def merge(variables: Mapping, theirs: Mapping, model: str) -> tuple[dict, list[s
         if _differ_in_classes(name, ours[name], theirs[name]):
             result[name] = ours[name]
             shapes = f"{_shape(theirs[name])} in the file, {_shape(ours[name])} here"
-            notes.append(f"{name.removeprefix('params/')}: {shapes}: kept the new one")
+            notes.append(f"{name.removeprefix('params/')}: {shapes}{KEPT}")
     wrong = differences(variables, traverse_util.unflatten_dict(result, sep="/"))
     if wrong:
         raise UserError(

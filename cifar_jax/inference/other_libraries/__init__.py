@@ -59,6 +59,6 @@ def init_from(
     for name in sorted(ours.keys() - theirs.keys()):
         if name.startswith(f"params/{models.HEAD}/"):
             theirs[name] = ours[name]
-            notes.append(f"{name.removeprefix('params/')}: not in the file: kept the new one")
+            notes.append(f"{name.removeprefix('params/')}: not in the file{weights.KEPT}")
     result, more = weights.merge(variables, theirs, describe(tensors))
     return result, notes + more
