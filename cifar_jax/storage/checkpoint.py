@@ -66,6 +66,8 @@ class Checkpoints:
         if not read_only:
             with _refused(f"cannot make {self._folder}"):
                 os.makedirs(self._folder, exist_ok=True)
+            if parallel.is_main():
+                files.remove_leftovers(self._folder)  # of a killed write of the history
 
     @functools.cached_property
     def _manager(self):

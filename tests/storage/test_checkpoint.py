@@ -293,3 +293,13 @@ def test_a_checkpoint_does_not_grow_with_the_history(tmp_path):
         files = (tmp_path / str(count) / "checkpoints" / "1" / "progress").rglob("*")
         sizes.append(sum(path.stat().st_size for path in files))
     assert sizes[1] - sizes[0] < 10  # the number of entries has three more digits
+
+
+def test_what_a_killed_write_of_the_history_left_is_removed(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / ".history.jsonl.0123abcd.tmp").write_text("{")
+    Checkpoints(tmp_path, read_only=True).close()
+    assert len(os.listdir(folder)) == 1
+    Checkpoints(tmp_path).close()
+    assert os.listdir(folder) == []
