@@ -126,6 +126,9 @@ FIELDS: dict[str, Field] = {
     # layer's kernel, as multiples of `learning_rate`. Weight decay does not use them.
     "optimizer.bias_lr_factor": number(1.0, 0),
     "optimizer.head_lr_factor": number(1.0, 0),
+    # Train the bias of the whitening layer for this many epochs only, with the learning rates of a run that
+    # ends then. 0: like the others, to the end.
+    "optimizer.whitening_bias_epochs": number(0.0, 0, COUNT),
     # muon: momentum of the convolution kernels, and iterations of their orthogonalisation.
     "optimizer.muon_momentum": number(0.95, 0, 1),
     "optimizer.newton_schulz_steps": whole(5, 1, 20),

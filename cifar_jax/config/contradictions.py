@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from cifar_jax.config.fields import COUNT, FINITE, TINY
 from cifar_jax.config.words import shown
+from cifar_jax.models import MODELS, WHITENING
 
 # Beta distributions with a smaller alpha give NaN in float32.
 LEAST_MIXUP = 1e-6
@@ -51,12 +52,24 @@ def _optimizer_errors(flat: dict) -> Errors:
     for name in ("optimizer.bias_lr_factor", "optimizer.head_lr_factor"):
         if flat[name] != 1 and optimizer not in ("sgd", "muon"):
             yield (name, "optimizer.name"), f"{name} is for sgd and muon, not {optimizer}"
+    if flat["optimizer.whitening_bias_epochs"] and not _whitens(flat):
+        yield (
+            ("optimizer.whitening_bias_epochs", "model.name", "model.whitening"),
+            "optimizer.whitening_bias_epochs is for networks with a whitening layer: set model.whitening",
+        )
     if optimizer == "muon" and flat["init_from"]:
         yield (
             ("optimizer.name", "init_from"),
             "optimizer.name 'muon' gives every convolution kernel a new norm, which spoils the "
             "weights of init_from: use sgd, adam or adamw",
         )
+
+
+def _whitens(flat: dict) -> bool:
+    """Whether the network has a whitening layer: as the field says or, unset, by its own default."""
+    entry = MODELS.get(flat["model.name"])
+    default = getattr(getattr(entry, "func", entry), WHITENING, False)
+    return default if flat["model.whitening"] is None else flat["model.whitening"]
 
 
 def _schedule_errors(flat: dict) -> Errors:

@@ -19,6 +19,7 @@ def create_optimizer(
     backbone_factor: float = 1.0,
     frozen_steps: int = 0,
     dtype: str = "float32",
+    whitening_schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
     """Clipping, weight decay, momentum and the learning rate, in PyTorch's order.
 
@@ -31,6 +32,7 @@ def create_optimizer(
       backbone_factor: the backbone's learning rate as a multiple of the head's.
       frozen_steps: for how many steps the backbone is frozen.
       dtype: type of Muon's matrix products.
+      whitening_schedule: the learning rate of the whitening layer's bias; None: `schedule`.
     """
     frozen_at_first = functools.partial(
         optax.conditionally_mask, should_transform_fn=lambda step: step >= frozen_steps
@@ -49,7 +51,11 @@ def create_optimizer(
     slower = []
     if backbone_factor != 1.0:
         slower.append(optax.masked(optax.scale(backbone_factor), _is_backbone))
-    return optax.chain(*clip, *update, *slower, optax.scale_by_learning_rate(schedule), *final)
+    rate = optax.scale_by_learning_rate(schedule)
+    if whitening_schedule is not None:
+        rates = {True: optax.scale_by_learning_rate(whitening_schedule), False: rate}
+        rate = optax.partition(rates, _is_in_whitening)
+    return optax.chain(*clip, *update, *slower, rate, *final)
 
 
 def _sgd(config, dtype: str) -> tuple[list, list]:
@@ -130,6 +136,10 @@ def _is_vector(params):
 def _is_head_kernel(params):
     is_head = lambda part, p: part == models.HEAD and jnp.ndim(p) > 1  # noqa: E731
     return jax.tree.map(is_head, _parts(params), params)
+
+
+def _is_in_whitening(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == models.WHITENING, params)
 
 
 def _is_backbone(params):

@@ -10,7 +10,7 @@ from cifar_jax.errors import UserError
 MAX_STEPS = 2**31 - 1
 
 
-def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate_schedule(config, num_epochs: float, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate as a function of the step: a warm-up if there is one, then the schedule.
 
     Args:
@@ -21,7 +21,7 @@ def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> opt
     Raises:
       UserError: the run has more steps than int32 can count.
     """
-    total = num_epochs * steps_per_epoch
+    total = round(num_epochs * steps_per_epoch)
     if total > MAX_STEPS:
         raise UserError(
             f"num_epochs {num_epochs} makes {total:,} steps of training, but at most "
@@ -33,6 +33,13 @@ def learning_rate_schedule(config, num_epochs: int, steps_per_epoch: int) -> opt
         return schedule
     rise = _cosine_rise if config.name == "one_cycle" else _linear_rise
     return optax.join_schedules([rise(config.learning_rate, warmup), schedule], [warmup])
+
+
+def ended_after(config, epochs: float, steps_per_epoch: int) -> optax.Schedule:
+    """`learning_rate_schedule` of a run of that many epochs; 0 from its end on."""
+    steps = round(epochs * steps_per_epoch)
+    schedule = learning_rate_schedule(config, steps / steps_per_epoch, steps_per_epoch)
+    return optax.join_schedules([schedule, optax.constant_schedule(0.0)], [steps])
 
 
 def _step(config, steps_per_epoch: int, warmup: int, decay_steps: int) -> optax.Schedule:

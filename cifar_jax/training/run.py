@@ -56,6 +56,9 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
         sync_batch_norm=config.sync_batch_norm,
         **config_lib.model_options(config),
     )
+    whitening_epochs, whitening_schedule = config.optimizer.whitening_bias_epochs, None
+    if whitening_epochs:
+        whitening_schedule = schedules.ended_after(config.lr_schedule, whitening_epochs, per_epoch)
     task = steps.Task(
         model=model,
         optimizer=optimizer.create_optimizer(
@@ -64,6 +67,7 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
             config.transfer.backbone_lr_factor,
             round(config.transfer.frozen_epochs * per_epoch),
             config.model.dtype,
+            whitening_schedule,
         ),
         config=config,
         num_classes=len(dataset.class_names),

@@ -134,6 +134,15 @@ def test_a_misspelt_choice_is_named_with_the_nearest(name):
         ({"model__name": "mlp", "model__dropout": 1.0}, "model.dropout"),
         ({"model__stem": "cifar"}, "stem"),
         ({"model__name": "lenet", "model__whitening": True}, 'no option "whitening"'),
+        ({"optimizer__whitening_bias_epochs": 3.0}, "set model.whitening"),
+        (
+            {
+                "model__name": "airbench94",
+                "model__whitening": False,
+                "optimizer__whitening_bias_epochs": 3.0,
+            },
+            "set model.whitening",
+        ),
         ({"augment__flip": False, "augment__alternating_flip": True}, "set augment.flip"),
         (
             {"optimizer__name": "adamw", "optimizer__head_lr_factor": 2.0},

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_jax.steps import optimizer
+from cifar_jax.steps import optimizer, schedules
 from configs import default
 
 torch = pytest.importorskip("torch")
@@ -94,3 +94,42 @@ def test_a_gradient_within_the_limit_is_left_alone():
     updates, _ = chain.update(gradient, chain.init(gradient), gradient)
     np.testing.assert_array_equal(updates["a"], [-3.0])
     np.testing.assert_array_equal(updates["b"], [[-4.0]])
+
+
+def test_the_bias_of_the_whitening_layer_is_trained_as_airbench94_muon_trains_it():
+    """Its own linear schedule to zero, then no gradient any more; the other bias has the whole run's."""
+    per_epoch, epochs, own_epochs = 4, 3, 1.5
+    config = default.get_config()
+    config.optimizer.update({"momentum": 0.85, "nesterov": True, "weight_decay": 0.01})
+    config.lr_schedule.update({"name": "linear", "learning_rate": LEARNING_RATE})
+    schedule = schedules.learning_rate_schedule(config.lr_schedule, epochs, per_epoch)
+    own = schedules.ended_after(config.lr_schedule, own_epochs, per_epoch)
+    chain = optimizer.create_optimizer(config.optimizer, schedule, whitening_schedule=own)
+    ours = {"whitening": {"bias": jnp.float32([1, -2])}, "norm": {"bias": jnp.float32([3, 0.5])}}
+    state = chain.init(ours)
+
+    names = ("whitening", "norm")
+    theirs = [torch.nn.Parameter(torch.tensor(ours[name]["bias"].tolist())) for name in names]
+    groups = [{"params": [parameter], "lr": LEARNING_RATE} for parameter in theirs]
+    options = {"momentum": 0.85, "nesterov": True, "weight_decay": 0.01}
+    torch_optimizer = torch.optim.SGD(groups, **options)
+    seen = []
+    for step in range(per_epoch * epochs):
+        gradient = jax.tree.map(lambda x: jnp.sin(x + 1), ours)
+        updates, state = chain.update(gradient, state, ours)
+        ours = jax.tree.map(jnp.add, ours, updates)
+
+        trains = step < per_epoch * own_epochs
+        for parameter, is_trained in zip(theirs, (trains, True), strict=True):
+            parameter.grad = torch.sin(parameter.detach() + 1) if is_trained else None
+        torch_optimizer.param_groups[0]["lr"] = LEARNING_RATE * (
+            1 - step / (per_epoch * own_epochs)
+        )
+        torch_optimizer.param_groups[1]["lr"] = LEARNING_RATE * (1 - step / (per_epoch * epochs))
+        torch_optimizer.step()
+        for name, parameter in zip(names, theirs, strict=True):
+            np.testing.assert_allclose(ours[name]["bias"], parameter.detach(), rtol=1e-5)
+        seen.append(np.asarray(ours["whitening"]["bias"]))
+    assert np.abs(seen[5] - seen[0]).max() > 0.01
+    for later in seen[6:]:
+        np.testing.assert_array_equal(later, seen[5])
