@@ -11,7 +11,6 @@ from jax import lax
 
 from cifar_jax.runtime import parallel
 from cifar_jax.steps import augment
-from cifar_jax.steps.packing import packing
 from cifar_jax.steps.state import EpochMetrics, TrainState, random_keys, step_keys
 from cifar_jax.steps.task import Task
 
@@ -148,9 +147,7 @@ def take_steps(task: Task, state: TrainState, data, count) -> TrainState:
     def to_the_end_of_the_epoch(state):
         order = epoch_order(task.root_seed, state.step // per_epoch, num_examples)
         here = jnp.minimum(end - state.step, per_epoch - state.step % per_epoch)
-        pack, unpack = packing(state)
-        step = lambda _, packed: pack(train_step(task, unpack(packed), data, order))  # noqa: E731
-        return unpack(lax.fori_loop(0, here, step, pack(state)))
+        return lax.fori_loop(0, here, lambda _, state: train_step(task, state, data, order), state)
 
     return lax.while_loop(lambda state: state.step < end, to_the_end_of_the_epoch, state)
 
