@@ -30,8 +30,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
         return _by_places(x, x.shape, window, stride, padding)
 
     def native(x):
-        sides = ((padding, padding), (padding, padding))
-        return nn.max_pool(x, (window, window), (stride, stride), sides)
+        return _native(x, window, stride, padding)
 
     def by_slices(x):
         sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
@@ -55,12 +54,16 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
     return cpu_kernels.platform_dependent(x, cpu=fast, default=elsewhere)
 
 
+def _native(x, window, stride, padding):
+    sides = ((padding, padding), (padding, padding))
+    return nn.max_pool(x, (window, window), (stride, stride), sides)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _by_places(x, shape, window, stride, padding):
     """XLA's pooling, with a gradient that compares numbers of places."""
     del shape
-    sides = ((padding, padding), (padding, padding))
-    return nn.max_pool(x, (window, window), (stride, stride), sides)
+    return _native(x, window, stride, padding)
 
 
 def _by_places_forward(x, shape, window, stride, padding):

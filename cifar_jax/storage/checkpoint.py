@@ -181,8 +181,8 @@ class Checkpoints:
 
         Args:
           state: its leaves are NumPy arrays without a device axis; nothing may write to them later.
-          progress: JSON values: {"history": [entry, ...], "seconds": since the last evaluation, ...}. Of the
-            history, this process must have given all earlier entries before.
+          progress: JSON values: {"history": [entry, ...], "seconds": since the last evaluation, ...}. The
+            history is whole each time, and only grows from one call to the next.
           best_step: the step of the best epoch so far, whose checkpoint is kept.
         """
         import orbax.checkpoint as ocp
