@@ -1,6 +1,7 @@
 """Every recipe in configs/ is valid, has its command in its docstring, and trains a step when made small."""
 
 import ast
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from cifar_jax import config as config_lib
 from cifar_jax import models, steps
 from cifar_jax.data.datasets import Dataset, Split
+from cifar_jax.models import mobilenet_v2
 from cifar_jax.runtime import parallel
 from cifar_jax.training.run import create_run, first_state
 from configs import default
@@ -37,6 +39,17 @@ def load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config()
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """MobileNetV2 and ResNet-18 with fewer blocks; one of each kind is left. They compile faster."""
+    stages = [
+        stage._replace(blocks=2 if stage.channels == 24 else 1) for stage in mobilenet_v2.STAGES
+    ]
+    monkeypatch.setattr(mobilenet_v2, "STAGES", stages)
+    resnet18 = functools.partial(models.MODELS["resnet18"], stage_sizes=(1, 2))
+    monkeypatch.setitem(models.MODELS, "resnet18", resnet18)
 
 
 def small(config):
