@@ -40,10 +40,15 @@ def find_weights(
     else:
         path = weights_file(name)
         if not os.path.exists(path):
-            hint = config_lib.nearest(name, pretrained.names())
+            bundled = pretrained.names()
+            takes = (
+                "--weights takes best, latest, a file"
+                if which
+                else "config.init_from takes a run, a file"
+            )
             raise UserError(
-                f"there is no file {name!r}{hint}: --weights takes best, latest, a file or the name of a "
-                f"bundled network ({', '.join(pretrained.names())})"
+                f"there is no file {name!r}{config_lib.nearest(name, bundled)}: {takes} or the name of a "
+                f"bundled network ({', '.join(bundled)})"
             )
         if other_libraries.is_other(path):
             if config is None:

@@ -210,6 +210,11 @@ def _weights(folder: Path, trained: TrainedRun) -> list[Case]:
         ("output is no .png", (*predict, "--output=sheet.jpg"), "end with .png"),
         ("output in no folder", (*predict, "--output=no/sheet.png"), "there is no folder no"),
         ("missing", (*predict, "--weights=nothing"), "there is no file 'nothing'"),
+        (
+            "missing, as init_from",
+            (*predict, "--config=configs/lenet.py", "--config.init_from=nothing"),
+            "config.init_from takes a run, a file",
+        ),
         ("a folder", (*predict, "--weights=configs"), "is a folder without best.safetensors"),
         (
             "bundled, of another network than the recipe's",
