@@ -162,6 +162,10 @@ FIELDS: dict[str, Field] = {
     "transfer.freeze_batch_norm": switch(False),
     # Make equal runs give equal bits on a GPU too, at the cost of speed. On a CPU they always do.
     "deterministic": switch(False),
+    # On a GPU, how thoroughly XLA tries out algorithms when it compiles training and evaluation. 0: not at
+    # all; 1: it times them; up to 4, its own default: it also checks their results, which takes longer.
+    # XLA_FLAGS takes precedence; `deterministic` tries out none.
+    "autotune_level": whole(1, 0, 4),
     # Evaluate, save and report every this many epochs and after the last one. 0: after the last only.
     "eval_every_epochs": whole(1, 0),
     # Images per forward pass in evaluation, over all devices.

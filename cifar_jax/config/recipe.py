@@ -9,6 +9,7 @@ NOT_PART_OF_THE_RECIPE = (
     "dataset.path",
     "dataset.cache_dir",
     "deterministic",
+    "autotune_level",
     "test_time_augmentation",
     "steps_per_dispatch",
     "checkpoint_minutes",

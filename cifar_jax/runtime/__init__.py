@@ -1,7 +1,7 @@
 """Devices, processes, and how JAX compiles programs. Only this folder knows how many devices there are.
 
-Take from here: `parallel` (mapping over devices, collectives, processes), `determinism`, `settings` and
-`compile_cache`.
+Take from here: `parallel` (mapping over devices, collectives, processes), `programs` (compiling them ahead),
+`determinism`, `settings` and `compile_cache`.
 """
 
-__all__ = ["compile_cache", "determinism", "parallel", "settings"]
+__all__ = ["compile_cache", "determinism", "parallel", "programs", "settings"]

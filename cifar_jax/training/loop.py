@@ -17,7 +17,7 @@ from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import evaluate
 from cifar_jax.reporting import HistoryFile, Progress, TensorBoard, reports
-from cifar_jax.runtime import parallel
+from cifar_jax.runtime import parallel, programs
 from cifar_jax.steps import TrainState, inference_variables
 from cifar_jax.storage import Checkpoints, Lock, provenance
 from cifar_jax.storage import workdir as files_of
@@ -90,6 +90,8 @@ class Loop:
             for name, split in splits.items()
             if split
         }
+        # Name of a split -> the function that evaluates it, later a compiled program.
+        self.evaluations = dict.fromkeys(self.splits, self.eval_sums)
         self.data = parallel.place((run.dataset.train.images, run.dataset.train.labels))
         mend_best_weights(run, checkpoints, self.history)
         self.state = parallel.replicate(state)
@@ -100,7 +102,7 @@ class Loop:
     def run_epochs(self) -> int:
         """Trains to the last epoch or to a signal; returns the exit status."""
         if self.step < self.last_step:
-            self.compile_steps()
+            self.compile_programs()
         results = {}
         while self.step < self.last_step:
             per_epoch = self.run.steps_per_epoch
@@ -123,12 +125,27 @@ class Loop:
                 return self.leave()
         return self.finish(results)
 
-    def compile_steps(self) -> None:
-        """Compiles the training steps now, so that no time measured later includes it."""
+    def compile_programs(self) -> None:
+        """Compiles training and evaluation now, so that no time measured later includes it."""
         start = time.perf_counter()
+        variables = inference_variables(self.state)
+        training, evaluation = "training", "evaluation of {:,} images"
+        wanted = {training: (self.train_steps, (self.state, self.data, np.int32(0)))}
+        for images, labels in self.splits.values():
+            name = evaluation.format(len(labels))
+            wanted[name] = (self.eval_sums, (variables, (images, labels)))
+        level = None if self.config.deterministic else self.config.autotune_level
+        compiled = programs.compile_together(wanted, level)
+        self.train_steps = compiled[training]
+        self.evaluations = {
+            name: compiled[evaluation.format(len(labels))]
+            for name, (_, labels) in self.splits.items()
+        }
+        # No step: this loads the program onto the devices, or compiles it, with several processes.
         self.state, metrics = self.train_steps(self.state, self.data, np.int32(0))
         jax.block_until_ready(metrics)
-        parallel.say(f"steps compiled in {reports.duration(time.perf_counter() - start)}")
+        seconds = time.perf_counter() - start
+        parallel.say(f"training and evaluation compiled in {reports.duration(seconds)}")
 
     def progress_bar(self) -> Progress:
         """The bar of the steps from the last evaluation to the next."""
@@ -203,7 +220,7 @@ class Loop:
         """The result on each of these splits that there is."""
         variables, classes = inference_variables(self.state), self.run.dataset.class_names
         return {
-            name: evaluate.evaluate(self.eval_sums, variables, self.splits[name], classes)
+            name: evaluate.evaluate(self.evaluations[name], variables, self.splits[name], classes)
             for name in names
             if name in self.splits
         }
