@@ -111,7 +111,7 @@ FIELDS: dict[str, Field] = {
     "model.shortcut": unset(str),
     # ResNets and MobileNetV2: recompute each block in the backward pass to save memory.
     "model.remat": unset(bool),
-    # ResNets and airbench94: begin with a fixed 2x2 convolution that whitens image patches.
+    # ResNets, airbench94 and airbench96: begin with a fixed 2x2 convolution that whitens image patches.
     "model.whitening": unset(bool),
     # Compute batch statistics over all devices (True) or on each device separately (False).
     "sync_batch_norm": switch(True),

@@ -39,7 +39,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "mobilenet_v2": mobilenet_v2.MobileNetV2,
-    "airbench94": airbench.Airbench,
+    "airbench94": airbench.airbench94,
+    "airbench96": airbench.airbench96,
 }
 
 # float64 is for tests, and needs jax_enable_x64.

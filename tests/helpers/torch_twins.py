@@ -234,15 +234,19 @@ class ResNet(nn.Module):
 
 
 class Airbench(nn.Module):
-    """As in airbench94_muon.py, with the head's scale in its weights."""
+    """As in airbench94_muon.py or, with three convolutions, legacy/airbench96.py.
 
-    def __init__(self, classes, channels, activation="gelu"):
+    The scale of the head is in its weights.
+    """
+
+    def __init__(self, classes, channels, activation="gelu", convolutions=2):
         super().__init__()
+        self.convolutions = convolutions
         self.whitening = frozen_kernel(nn.Conv2d(3, 24, 2))
         self.group_names = []
         inputs = 24
         for group, outputs in enumerate(channels, 1):
-            for i in (1, 2):
+            for i in range(1, convolutions + 1):
                 conv = nn.Conv2d(inputs, outputs, 3, padding="same", bias=False)
                 self.add_module(f"group{group}_conv{i}", conv)
                 norm = nn.BatchNorm2d(outputs, eps=1e-12, momentum=0.4)
@@ -261,7 +265,10 @@ class Airbench(nn.Module):
                 self.get_submodule(f"{name}_{layer}") for layer in ("conv1", "conv2", "bn1", "bn2")
             )
             x = self.activation(bn1(F.max_pool2d(conv1(x), 2)))
-            x = self.activation(bn2(conv2(x)))
+            before, x = x, self.activation(bn2(conv2(x)))
+            if self.convolutions == 3:
+                x = self.get_submodule(f"{name}_bn3")(self.get_submodule(f"{name}_conv3")(x))
+                x = self.activation(x + before)
         return self.head(F.adaptive_max_pool2d(x, 1).flatten(1))
 
 

@@ -90,6 +90,16 @@ def initialised(model, side, *names):
         ("mobilenet_v2", {}, 10, 2_236_682),
         # From airbench94_muon.py. Its whitening kernel (288 weights) is not trained, so not counted.
         ("airbench94", {}, 10, 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256**2) + 1152 + 2560),
+        # From legacy/airbench96.py: three convolutions and three biases of batch norm per group.
+        (
+            "airbench96",
+            {},
+            10,
+            24
+            + 9 * (24 * 128 + 2 * 128**2 + 128 * 384 + 2 * 384**2 + 384 * 512 + 2 * 512**2)
+            + 3 * (128 + 384 + 512)
+            + 5120,
+        ),
     ],
 )
 def test_has_the_published_number_of_parameters(name, options, classes, expected):

@@ -82,6 +82,12 @@ CASES = {
         (17, 18),
         lambda: twins.Airbench(CLASSES, (4, 16, 16)),
     ),
+    "airbench96": (
+        "airbench96",
+        {"width": 1 / 32},
+        (16, 17),
+        lambda: twins.Airbench(CLASSES, (4, 12, 16), convolutions=3),
+    ),
 } | {
     f"mlp {activation}{' batch_norm' if batch_norm else ''}": (
         "mlp",
