@@ -58,15 +58,17 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--check_steps", type=int, default=20, help="steps whose losses are compared (20)")
     add(
         "--torch_compile",
-        action=argparse.BooleanOptionalAction,
-        help="let PyTorch use torch.compile if it is faster (default: on a GPU)",
+        type=listed,
+        metavar="MODES",
+        help="let PyTorch use torch.compile in these modes if it is faster "
+        "(on a GPU: default,max-autotune; on a CPU: none)",
     )
     args = parser.parse_args(argv)
     unknown = sorted(set(args.models) - RECIPES.keys())
     if unknown:
         parser.error(f"--models: no model {unknown[0]!r}; choose from {', '.join(RECIPES)}")
     if args.torch_compile is None:
-        args.torch_compile = args.device == "gpu"
+        args.torch_compile = ["default", "max-autotune"] if args.device == "gpu" else []
     return args
 
 

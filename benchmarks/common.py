@@ -62,7 +62,7 @@ class Job:
       steps: steps in one measured stretch; 0: about one second's worth.
       check_steps: the number of steps whose losses are compared.
       reference: an .npz file with our initial weights, batches and losses.
-      torch_compile: whether torch.compile may be chosen.
+      torch_compile: the modes of torch.compile that may be chosen.
       settings: how PyTorch runs.
     """
 
@@ -78,7 +78,7 @@ class Job:
     check_steps: int = 20
     reference: str = ""
     test_data: str = ""
-    torch_compile: bool = False
+    torch_compile: tuple = ()
     settings: Settings = Settings()
 
     def to_json(self) -> str:

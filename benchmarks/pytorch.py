@@ -262,8 +262,7 @@ def choose(job: common.Job, make) -> dict:
         "optimizer": ["fused"] if make is evaluator else ["fused", "foreach"],
     }
     if job.torch_compile:
-        modes = ["default", "max-autotune"] if gpu else ["default"]
-        candidates["compile"] = ["", *modes]
+        candidates["compile"] = ["", *job.torch_compile]
     settings = common.Settings(**{name: values[0] for name, values in candidates.items()})
     tried = {}
 

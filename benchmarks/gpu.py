@@ -1,0 +1,456 @@
+"""Measures on one GPU, in parts, the most important first. It needs no network, and nine minutes at most.
+
+  python -m benchmarks.gpu --output=FOLDER
+  python -m benchmarks.gpu --output=FOLDER --parts=rival --rival=PATH/airbench94_muon.py
+  python -m benchmarks.gpu --output=FOLDER --small        # tries every part on a CPU, with tiny networks
+
+Each part has a time limit. Its table is printed and written to FOLDER/PART.md as soon as the part ends, and
+what its programs print to FOLDER/logs, so a call that is cut short leaves what it has. What is too slow or
+fails is a row that says so; then the exit status is 1.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import common, driver
+
+MINUTES = 9.0
+# XLA's flags that may matter, each beside its defaults.
+FLAGS = (
+    "",
+    "--xla_gpu_autotune_level=1",
+    "--xla_gpu_autotune_level=0",
+    "--xla_gpu_experimental_enable_fusion_autotuner=false --xla_gpu_autotune_level=1",
+    "--xla_gpu_enable_command_buffer=+convolution",
+    "--xla_gpu_enable_command_buffer=+convolution,+while",
+)
+BFLOAT16 = {"model.dtype": "bfloat16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is measured: on a GPU as it is, or small, to try all parts on a CPU.
+
+    Attributes:
+      starts: name -> the recipe and the changed fields of the runs whose start is measured.
+      whole: the same of the run that is trained to its end.
+      exact: the same of the run that is killed and compared, with three epochs.
+      flags: name -> the recipe of the steps that are measured with each of `xla`.
+      speedrun, pytorch: arguments of these benchmarks.
+      images: how many test images the bundled network classifies, and of which data set.
+    """
+
+    device: str
+    starts: dict
+    whole: tuple
+    exact: tuple
+    flags: dict
+    xla: tuple
+    seconds: float
+    speedrun: tuple
+    pytorch: tuple
+    images: tuple
+
+
+def on_a_gpu() -> Sizes:
+    from configs import resnet20_v2, speedrun94
+
+    two_epochs = BFLOAT16 | {"num_epochs": 2}
+    names = ("resnet20_v2", "resnet18", "mobilenet_v2")
+    resnet20 = resnet20_v2.get_config()
+    resnet20.model.dtype = "bfloat16"
+    return Sizes(
+        device="gpu",
+        starts={name: (f"configs/{name}.py", two_epochs) for name in names},
+        whole=("configs/resnet20_v2.py", BFLOAT16),
+        exact=("configs/resnet20_v2.py", BFLOAT16 | {"num_epochs": 3, "deterministic": True}),
+        flags={"resnet20_v2": resnet20, "speedrun94": speedrun94.get_config()},
+        xla=FLAGS,
+        seconds=3.0,
+        speedrun=("--runs=30",),
+        pytorch=("--models=resnet18,mobilenet_v2", "--batch_size=512", "--rounds=2", "--seconds=4"),
+        images=("cifar10", 10_000),
+    )
+
+
+def small() -> Sizes:
+    from configs import lenet
+
+    tiny = {
+        "num_epochs": 2,
+        "batch_size": 64,
+        "dataset.name": "digits",
+        "dataset.image_size": 32,
+        "dataset.train_examples": 128,
+    }
+    steps = lenet.get_config()
+    steps.batch_size = 8
+    return Sizes(
+        device="cpu",
+        starts={"linear": ("configs/cifar100/softmax.py", tiny)},
+        whole=("configs/cifar100/softmax.py", tiny),
+        exact=("configs/cifar100/softmax.py", tiny | {"num_epochs": 3, "deterministic": True}),
+        flags={"lenet": steps},
+        xla=("--xla_backend_optimization_level=0",),
+        seconds=0.1,
+        speedrun=(
+            "--runs=1",
+            "--data=synthetic",
+            "--images=100",
+            "--batch_size=50",
+            "--epochs=1",
+            "--width=0.0625",
+        ),
+        pytorch=("--models=lenet", "--batch_size=8", "--rounds=1", "--seconds=0.1", "--images=200"),
+        images=("digits", 64),
+    )
+
+
+class Failed(Exception):
+    """A program failed or was not done in time; the text says which."""
+
+
+class Bench:
+    """Runs programs within a part's time limit and keeps what they print.
+
+    Attributes:
+      folder: the output folder.
+      scratch: a folder for runs and caches, deleted at the end.
+      sizes: what is measured.
+      rival: the path of airbench94_muon.py, or "".
+    """
+
+    def __init__(self, folder: Path, scratch: Path, sizes: Sizes, rival: str):
+        self.folder, self.scratch, self.sizes, self.rival = folder, scratch, sizes, rival
+        self.deadline = 0.0
+
+    def run(self, name: str, *command: str, kill_at: str = "", environment=None) -> str:
+        """Runs a Python program to its end, or until it has printed `kill_at`. Returns what it printed.
+
+        Raises:
+          Failed: its status is not 0, or the part's time is over.
+        """
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        path = logs / f"{name}.txt"
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda,cpu"}[self.sizes.device],
+            "PYTHONUNBUFFERED": "1",
+            **(environment or {}),
+        }
+        with open(path, "w") as log:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=driver.ROOT,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                killed = self._wait(process, path, kill_at)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        text = path.read_text(errors="replace")
+        if process.returncode and not killed:
+            lines = [line for line in text.splitlines() if line.strip()] or ["no output"]
+            raise Failed(f"failed: {lines[-1][:160]}")
+        return text
+
+    def _wait(self, process, path: Path, kill_at: str) -> bool:
+        """Waits for the end or for `kill_at`; True if it was the latter."""
+        while process.poll() is None:
+            if kill_at and kill_at in path.read_text(errors="replace"):
+                return True
+            if time.perf_counter() > self.deadline:
+                raise Failed("not done when the time of this part was over")
+            time.sleep(0.02)
+        return False
+
+    def train(
+        self, name: str, run: tuple, cache: str = "off", workdir: str = "", kill_at: str = ""
+    ) -> dict:
+        """Trains a run with main.py. Returns its figures, with "workdir"."""
+        recipe, fields = run
+        workdir = self.scratch / (workdir or name)
+        given = [f"--config.{field}={value}" for field, value in fields.items()]
+        place = cache if cache == "off" else self.scratch / cache
+        command = [
+            "main.py",
+            f"--config={recipe}",
+            *given,
+            f"--workdir={workdir}",
+            f"--compiled={place}",
+        ]
+        text = self.run(name, *command, kill_at=kill_at)
+        report = workdir / "report.json"
+        figures = json.loads(report.read_text()) if report.exists() else {}
+        return figures | {
+            "workdir": workdir,
+            "compiled": _found(r"compiled in (.*)", text),
+            "first_steps": _found(r"first steps done (.*) after the start", text),
+        }
+
+
+def _found(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    return found[1] if found else "-"
+
+
+# --- Parts. Each is a generator of (head, rows) that ends early if the time is over. ----------------
+
+Table = tuple[tuple[str, ...], list[tuple]]
+
+
+def starts(bench: Bench) -> Iterator[Table]:
+    """From the start of the process to the first steps, without and with what the first start kept."""
+    head = ("run", "start", "compiled in", "first steps after", "images/s", "whole run, s")
+    rows = []
+    for name, run in bench.sizes.starts.items():
+        for which in ("first", "second"):
+            try:
+                start = time.perf_counter()
+                found = bench.train(f"start_{name}_{which}", run, cache="compiled")
+                spent = time.perf_counter() - start
+                speed = common.figure(found["images_per_second"])
+                rows.append(
+                    (
+                        name,
+                        which,
+                        found["compiled"],
+                        found["first_steps"],
+                        speed,
+                        common.figure(spent),
+                    )
+                )
+            except Failed as failed:
+                rows.append((name, which, str(failed), *"---"))
+            yield head, rows
+
+
+def speedrun(bench: Bench) -> Iterator[Table]:
+    """The speedrun of many seeds: accuracy with and without views, and times."""
+    yield from _table_of(bench, "speedrun", bench.sizes.speedrun)
+
+
+def rival(bench: Bench) -> Iterator[Table]:
+    """airbench94_muon.py in turn with ours. What it compiles is kept in the output folder."""
+    if not bench.rival:
+        yield ("rival",), [("not measured: give --rival=PATH/airbench94_muon.py",)]
+        return
+    kept = {"TORCHINDUCTOR_CACHE_DIR": str(bench.folder.resolve() / "inductor")}
+    yield from _table_of(bench, "speedrun", (*bench.sizes.speedrun, f"--rival={bench.rival}"), kept)
+
+
+def pytorch(bench: Bench) -> Iterator[Table]:
+    """Training beside PyTorch, compiled in the mode "default"."""
+    if bench.sizes.device == "gpu":
+        yield from _table_of(
+            bench, "against_pytorch", (*bench.sizes.pytorch, "--torch_compile=default")
+        )
+    else:
+        yield from _table_of(bench, "against_pytorch", bench.sizes.pytorch)
+
+
+def _table_of(bench: Bench, module: str, args, environment=None) -> Iterator[Table]:
+    """The table that another benchmark prints."""
+    device = f"--device={bench.sizes.device}"
+    name = "rival" if environment else module
+    try:
+        text = bench.run(name, "-m", f"benchmarks.{module}", device, *args, environment=environment)
+    except Failed as failed:
+        yield (module,), [(str(failed),)]
+        return
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    head, _, *rows = map(tuple, lines)
+    yield head, rows
+
+
+def flags(bench: Bench) -> Iterator[Table]:
+    """What XLA's flags do to the first call and to a step."""
+    head = ("steps", "XLA_FLAGS", "first call, s", "step, ms", "images/s")
+    rows = []
+    data = bench.scratch / "images"
+    data.mkdir(exist_ok=True)
+    count = 50_000 if bench.sizes.device == "gpu" else 200
+    common.save_images(str(data), *common.synthetic_images(count))
+    for name, config in bench.sizes.flags.items():
+        job = driver.create_job(
+            config.to_dict(),
+            str(data),
+            (common.MEAN, common.STD),
+            task="train",
+            device=bench.sizes.device,
+            seconds=bench.sizes.seconds,
+        )
+        for number, xla in enumerate(bench.sizes.xla):
+            settings = {"XLA_FLAGS": xla, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+            try:
+                text = bench.run(
+                    f"flags_{name}_{number}",
+                    "-m",
+                    "benchmarks.ours",
+                    job.to_json(),
+                    environment=settings,
+                )
+                found = json.loads(text.splitlines()[-1])
+                step = statistics.median(found["step"])
+                figures = (found["first_call"], 1000 * step, config.batch_size / step)
+                rows.append((name, xla or "none", *map(common.figure, figures)))
+            except Failed as failed:
+                rows.append((name, xla or "none", str(failed), "-", "-"))
+            yield head, rows
+
+
+def whole(bench: Bench) -> Iterator[Table]:
+    """A whole recipe. Its report, metrics and weights are copied to the output folder."""
+    head = ("recipe", "epochs", "last accuracy", "best accuracy", "images/s", "whole run, s")
+    recipe, _ = bench.sizes.whole
+    start = time.perf_counter()
+    try:
+        found = bench.train("whole", bench.sizes.whole)
+    except Failed as failed:
+        yield head, [(recipe, str(failed), *"----")]
+        found = {"workdir": bench.scratch / "whole"}
+    spent = time.perf_counter() - start
+    for name in ("report.json", "metrics.jsonl", "best.safetensors", "history.png"):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(found["workdir"] / name, bench.folder / f"whole_{name}")
+    if "final" in found:
+        last, best = found["final"]["test_accuracy"], found["best"]["test_accuracy"]
+        speed, spent = common.figure(found["images_per_second"]), common.figure(spent)
+        yield head, [(recipe, found["final"]["epoch"], f"{last:.2%}", f"{best:.2%}", speed, spent)]
+
+
+def exact(bench: Bench) -> Iterator[Table]:
+    """Equal bits with `deterministic`, also after a kill; and the bundled network here and on the CPU."""
+    head = ("what", "found")
+    rows = []
+
+    def add(what, answer):
+        try:
+            rows.append((what, answer()))
+        except Failed as failed:
+            rows.append((what, str(failed)))
+        return head, rows
+
+    weights = {}
+
+    def digest(found):
+        return hashlib.sha256((found["workdir"] / "best.safetensors").read_bytes()).hexdigest()[:16]
+
+    def plain():
+        found = bench.train("exact_plain", bench.sizes.exact)
+        weights["plain"] = digest(found)
+        return f"{weights['plain']}, {common.figure(found['images_per_second'])} images/s"
+
+    def resumed():
+        bench.train("exact_killed", bench.sizes.exact, workdir="exact", kill_at="epoch 2/")
+        found = bench.train("exact_resumed", bench.sizes.exact, workdir="exact")
+        weights["resumed"] = digest(found)
+        return weights["resumed"]
+
+    yield add("best.safetensors of a deterministic run", plain)
+    yield add("the same, killed after its second epoch and resumed", resumed)
+    if len(weights) == 2:
+        rows.append(("both are equal", "yes" if weights["plain"] == weights["resumed"] else "NO"))
+        yield head, rows
+    yield add("the bundled network on this device and on the CPU", lambda: same_classes(bench))
+
+
+def same_classes(bench: Bench) -> str:
+    """How the bundled network's answers on this device differ from those on the CPU, in words."""
+    files = {}
+    for device, platform in {"here": None, "cpu": "cpu"}.items():
+        files[device] = bench.scratch / f"{device}.npz"
+        environment = {"JAX_PLATFORMS": platform} if platform else {}
+        bench.run(
+            f"classes_{device}",
+            "-m",
+            "benchmarks.gpu_classes",
+            "resnet20_v2",
+            str(files[device]),
+            *map(str, bench.sizes.images),
+            environment=environment,
+        )
+    here, cpu = (np.load(path) for path in files.values())
+    others = int(np.sum(here["classes"] != cpu["classes"]))
+    difference = np.abs(here["probabilities"] - cpu["probabilities"]).max()
+    return (
+        f"{others} of {len(here['classes']):,} images get another class; "
+        f"probabilities differ by up to {difference:.0e}"
+    )
+
+
+# Name -> (the part, its time limit in seconds), the most important first.
+PARTS = {
+    "starts": (starts, 150),
+    "speedrun": (speedrun, 110),
+    "flags": (flags, 130),
+    "whole": (whole, 240),
+    "exact": (exact, 100),
+    "pytorch": (pytorch, 150),
+    "rival": (rival, 400),
+}
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="the folder to write to")
+    add("--parts", type=lambda text: text.split(","), default=list(PARTS), help=", ".join(PARTS))
+    add("--rival", default="", help="the path of airbench94_muon.py")
+    add("--minutes", type=float, default=MINUTES, help=f"stop after this time ({MINUTES:g})")
+    add("--small", action="store_true", help="try all parts on a CPU, with tiny networks")
+    args = parser.parse_args(argv)
+    unknown = sorted(set(args.parts) - PARTS.keys())
+    if unknown:
+        parser.error(f"--parts: no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
+    if args.rival and not os.path.isfile(args.rival):
+        parser.error(f"--rival: there is no file {args.rival}")
+    return args
+
+
+def measure(args, scratch: str) -> int:
+    """Measures the parts in order. Returns 0 if nothing failed, else 1."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    end = time.perf_counter() + 60 * args.minutes
+    rival = os.path.abspath(args.rival) if args.rival else ""
+    bench = Bench(args.output, Path(scratch), small() if args.small else on_a_gpu(), rival)
+    complete = True
+    for name in args.parts:
+        part, seconds = PARTS[name]
+        bench.deadline = min(end, time.perf_counter() + seconds)
+        driver.tell(f"{name}: {bench.deadline - time.perf_counter():.0f} s at most")
+        for head, rows in part(bench):
+            text = f"{part.__doc__.splitlines()[0]}\n\n{common.table(head, rows)}\n"
+            (args.output / f"{name}.md").write_text(text)
+        print(f"## {name}\n\n{text}", flush=True)
+        complete &= "failed:" not in text and "not done" not in text
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(driver.run_command(measure, arguments(sys.argv[1:])))
