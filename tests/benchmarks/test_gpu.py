@@ -14,7 +14,7 @@ def rows(path):
 
 
 def test_every_part_of_our_own_leaves_its_table(tmp_path, capfd):
-    parts = "starts,flags,whole,exact,rival"
+    parts = "starts,whole,exact,rival"
     args = gpu.arguments([f"--output={tmp_path}", "--small", f"--parts={parts}"])
     status = driver.run_command(gpu.measure, args)
     out, err = capfd.readouterr()
@@ -26,7 +26,6 @@ def test_every_part_of_our_own_leaves_its_table(tmp_path, capfd):
     assert (first[1], second[1]) == ("first", "second")
     assert " s" in first[2]
     assert float(first[4].replace(",", "")) > 0
-    assert [row[1] for row in rows(tmp_path / "flags.md")] == list(gpu.small().xla)
     (trained,) = rows(tmp_path / "whole.md")
     assert trained[1] == "2"
     assert (tmp_path / "whole_best.safetensors").exists()
@@ -55,6 +54,17 @@ def test_the_table_of_another_benchmark_is_taken_over(bench, monkeypatch):
         ("benchmarks.speedrun", "--device=cpu"),
         ("benchmarks.against_pytorch", "--device=cpu"),
     ]
+
+
+def test_steps_are_measured_with_each_flag(bench, monkeypatch):
+    answers = iter(['logged\n{"first_call": 2.0, "step": [0.25, 0.5, 0.5]}'])
+    environments = []
+    monkeypatch.setattr(
+        bench, "run", lambda *_, environment: environments.append(environment) or next(answers)
+    )
+    (table,) = gpu.flags(bench)
+    assert [environment["XLA_FLAGS"] for environment in environments] == list(gpu.small().xla)
+    assert table[1] == [("lenet", gpu.small().xla[0], "2.00", "500", "16.0")]
 
 
 def test_a_program_that_fails_or_is_too_slow_is_a_row(bench, monkeypatch):
