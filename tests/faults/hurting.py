@@ -15,7 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-from cifar_jax import steps
 from cifar_jax.data import datasets
 from cifar_jax.inference import evaluate, weights
 from cifar_jax.reporting import TensorBoard, plots, reports
@@ -23,6 +22,7 @@ from cifar_jax.steps import training
 from cifar_jax.storage import checkpoint
 from cifar_jax.system import files, interruption
 from cifar_jax.training import report, start
+from cifar_jax.training.loop import Loop
 from tests.helpers import runs
 
 # Python's audit events for changes of a folder: deleting, renaming, creating folders and links.
@@ -310,24 +310,14 @@ def follow_phases(note: Path) -> None:
     for name in ("plot_history", "plot_confusion", "plot_batch"):
         follow(plots, name, "plots")
 
-    make = steps.train_steps
+    compile_programs = Loop.compile_programs
 
-    def train_steps(*args):
-        function, calls = make(*args), []
+    def compiling(self):
+        with phase("compile"):
+            compile_programs(self)
+        set_to(now="training")
 
-        def replacement(*args):
-            calls.append(1)
-            if len(calls) > 1:
-                return function(*args)
-            with phase("compile"):
-                result = function(*args)
-            state["now"] = "training"
-            write()
-            return result
-
-        return replacement
-
-    steps.train_steps = train_steps
+    Loop.compile_programs = compiling
     save, seal = checkpoint.Checkpoints.save, checkpoint.Checkpoints._seal
 
     def saving(self, *args):
