@@ -1,13 +1,18 @@
 """Fixtures for all tests: a small config, and a small run that was trained with `main.py`."""
 
 import dataclasses
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 from configs import default
-from tests.helpers import cli
+from tests.helpers import cli, runs
+
+# For JAX in this process and in those that it starts.
+os.environ["XLA_FLAGS"] = runs.XLA_FLAGS
+gc.set_threshold(100_000)  # as in main.py
 
 RECIPE = '''"""Softmax regression on small digits, for tests."""
 
@@ -35,7 +40,7 @@ class TrainedRun:
     recipe: Path
     workdir: Path
 
-    def call(self, *args, cwd=cli.runs.ROOT) -> cli.Answer:
+    def call(self, *args, cwd=runs.ROOT) -> cli.Answer:
         return cli.call(self.folder, *(str(arg) for arg in args), cwd=cwd)
 
 

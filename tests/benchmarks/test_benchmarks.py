@@ -58,9 +58,8 @@ def test_pytorch_reproduces_the_losses_of_the_recipe_and_of_no_other(tmp_path):
         task="reference_training",
         reference=str(tmp_path / "reference.npz"),
     )
-    # The 20 steps are more than one epoch. A lower optimisation level compiles faster.
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    ours = np.array(driver.work("ours", job, **quick)["losses"])
+    # The 20 steps are more than one epoch.
+    ours = np.array(driver.work("ours", job)["losses"])
     assert ours.shape == (20,)
 
     def compare(job):
@@ -114,11 +113,9 @@ if __name__ == "__main__":
 """
 
 
-def test_the_speedrun_trains_in_turn_with_its_rival(tmp_path, monkeypatch, capfd):
+def test_the_speedrun_trains_in_turn_with_its_rival(tmp_path, capfd):
     pytest.importorskip("torch")
     (tmp_path / "rival.py").write_text(RIVAL)
-    # A lower optimisation level compiles faster.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     sizes = ["--images=100", "--batch_size=50", "--epochs=1", "--width=0.0625"]
     args = [*sizes, "--data=synthetic", "--runs=2", f"--rival={tmp_path / 'rival.py'}"]
     assert driver.run_command(speedrun.compare, speedrun.arguments(args)) == 0

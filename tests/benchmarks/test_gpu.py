@@ -1,10 +1,43 @@
 """The parts of the GPU benchmark, tried on a CPU with tiny sizes; what fails or is too slow is said."""
 
+import os
+import runpy
+import sys
 import time
 
+import jax
 import pytest
 
 from benchmarks import driver, gpu
+from tests.helpers import runs
+
+
+def forked(bench, name, *command, kill_at="", environment=None) -> str:
+    """`Bench.run`, in a process that need not import everything."""
+    log = bench.folder / "logs" / f"{name}.txt"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("")
+    process = runs.context().Process(target=_child, args=(command, log))
+    process.start()
+    while process.is_alive() and not (kill_at and kill_at in log.read_text()):
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0 or kill_at in log.read_text(), log.read_text()
+    return log.read_text()
+
+
+def _child(command, log):
+    for number in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), number)
+    sys.stdout.reconfigure(line_buffering=True)
+    jax.config.update("jax_platforms", "cpu")
+    is_module = command[0] == "-m"
+    sys.argv = list(command[is_module:])
+    if is_module:
+        runpy.run_module(command[1], run_name="__main__")
+    else:
+        runpy.run_path(str(runs.ROOT / command[0]), run_name="__main__")
 
 
 def rows(path):
@@ -13,7 +46,8 @@ def rows(path):
     return [line.strip("| ").split(" | ") for line in lines[2:]]
 
 
-def test_every_part_of_our_own_leaves_its_table(tmp_path, capfd):
+def test_every_part_of_our_own_leaves_its_table(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(gpu.Bench, "run", forked)
     parts = "starts,whole,exact,rival"
     args = gpu.arguments([f"--output={tmp_path}", "--small", f"--parts={parts}"])
     status = driver.run_command(gpu.measure, args)

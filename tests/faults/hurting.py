@@ -71,7 +71,7 @@ def child(args, log, cache, note, place="", count=1, clock=0.0) -> None:
         time.time_ns = lambda: now_ns() + int(clock * 1e9)
     if place:
         PLACES[place](count, [os.path.realpath(folder) for folder in folders_of(args)])
-    runs._child(args, log, 1, "", cache)
+    runs.child(args, log, 1, "", cache)
 
 
 def folders_of(args: list[str]) -> list[str]:

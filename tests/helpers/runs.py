@@ -23,7 +23,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import jax
-import matplotlib.backends.backend_agg  # noqa: F401, as the next two: forks need not import it
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401, as the next two: forks need not import it
 import numpy as np
 import orbax.checkpoint as ocp
 import sklearn.datasets  # noqa: F401
@@ -32,12 +33,19 @@ import tensorboardX.event_file_writer  # noqa: F401
 from cifar_jax import cli  # noqa: F401
 from cifar_jax.inference import weights
 from cifar_jax.ops import cpu_kernels
+from cifar_jax.reporting import plots
 from cifar_jax.storage import checkpoint
+from cifar_jax.system import files
 from cifar_jax.training import report
 
 # Compile the kernels before the first fork, because tests have cache folders of their own.
 cpu_kernels.version()
 
+# Compiling takes much longer than running here, so it leaves out most optimisations.
+XLA_FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 ROOT = Path(__file__).resolve().parents[2]
 # On two busy cores, nothing here takes a tenth of this.
 DEADLINE_SECONDS = 300
@@ -65,14 +73,16 @@ def arguments(workdir, fields: dict, *more: str) -> list[str]:
 
 
 class Started:
-    """A process that runs `main.py` to its end or to `point`.
+    """A process that runs `main.py` to its end or to `point`. Its plots are empty files.
 
     `cache` is its folder of compiled programs. Without one, it compiles everything itself.
     """
 
     def __init__(self, args: list[str], log: Path, devices: int = 1, point: str = "", cache=None):
         self._log = log
-        self._process = context().Process(target=_child, args=(args, log, devices, point, cache))
+        self._process = context().Process(
+            target=plotless_child, args=(args, log, devices, point, cache)
+        )
         self._process.start()
 
     def wait(self) -> Ended:
@@ -94,7 +104,7 @@ class StartedPlainly:
     """A run as a user starts it: in a new Python, not a fork. It compiles everything itself."""
 
     def __init__(self, args: list[str], log: Path, devices: int = 1):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": _flags(devices)}
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags(devices)}
         self._log = log
         with open(log, "w") as file:
             self._process = subprocess.Popen(
@@ -329,16 +339,22 @@ def context() -> multiprocessing.context.BaseContext:
     return server
 
 
-def _flags(devices: int) -> str:
-    return f"--xla_force_host_platform_device_count={devices}"
+def flags(devices: int) -> str:
+    return f"{XLA_FLAGS} --xla_force_host_platform_device_count={devices}"
 
 
-def _child(args, log, devices, point, cache):
+def plotless_child(args, log, devices, point, cache):
+    """`child` without drawing, which takes a second."""
+    plots.save = lambda path, *rest: files.write_bytes(path, b"")
+    child(args, log, devices, point, cache)
+
+
+def child(args, log, devices, point, cache):
     """Turns this process into `python main.py ARGS`, with the same JAX, signals and exit status."""
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    os.environ["XLA_FLAGS"] = _flags(devices)
+    os.environ["XLA_FLAGS"] = flags(devices)
     jax.config.update("jax_platforms", "cpu")
     if not cache:
         args = ["--compiled=off", *args]

@@ -17,7 +17,6 @@ import safetensors.numpy
 from cifar_jax.errors import UserError
 from cifar_jax.inference import other_libraries, weights
 from cifar_jax.models import create_model
-from tests.helpers.compiling import fast_jit
 
 torch = pytest.importorskip("torch")
 from tests.helpers import repository_names as repositories  # noqa: E402
@@ -68,7 +67,7 @@ def test_the_logits_are_pytorchs(tmp_path, name, stem, size):
 
 def assert_equal_logits(model, variables, twin, size):
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
-    found = np.asarray(fast_jit(model.apply)(variables, images))
+    found = np.asarray(jax.jit(model.apply)(variables, images))
     with torch.no_grad():
         expected = twin(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()

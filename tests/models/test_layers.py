@@ -13,7 +13,6 @@ import pytest
 
 from cifar_jax.errors import UserError
 from cifar_jax.models import layers
-from tests.helpers.compiling import fast_jit
 
 # --- Batch norm ---------------------------------------------------------------------------------
 
@@ -105,9 +104,9 @@ def drop(module, x, seed=0):
 @pytest.mark.parametrize("kind", [layers.Dropout, layers.AlphaDropout])
 def test_devices_share_the_key_and_draw_what_one_device_draws(kind):
     x = np.float32(np.random.default_rng(0).normal(size=(8, 6, 5)))
-    draw = fast_jit(functools.partial(drop, kind(0.5)))
+    draw = jax.jit(functools.partial(drop, kind(0.5)))
     alone = np.asarray(draw(x))
-    mapped = fast_jit(
+    mapped = jax.jit(
         jax.vmap(functools.partial(drop, kind(0.5, axis_name="batch")), axis_name="batch")
     )
     for devices in (2, 8):

@@ -14,7 +14,6 @@ import pytest
 
 from cifar_jax.errors import UserError
 from cifar_jax.models import HEAD, MODELS, OPTIONS, create_model, mobilenet_v2, model_options
-from tests.helpers.compiling import fast_jit
 
 # One network of each family. The others differ only in depth.
 FAMILIES = [
@@ -28,6 +27,12 @@ FAMILIES = [
     "mobilenet_v2",
     "airbench94",
 ]
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """MobileNetV2 with three stages: it is traced faster."""
+    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3])
 
 
 def test_every_kind_of_network_is_tested():
@@ -46,7 +51,7 @@ def shapes_of(model, side=32):
 def initialised(model, side, *names):
     """The initial variables with these names, such as "params/head/bias". Computes no others."""
 
-    @fast_jit
+    @jax.jit
     def pick(key):
         variables = model.init(key, jnp.zeros((1, side, side, 3)))
         by_name = dict(zip(flat_names(variables), jax.tree.leaves(variables), strict=True))
@@ -140,6 +145,7 @@ def test_a_width_multiplies_the_channels():
     assert params["stage3_block1"]["conv2"]["kernel"].shape == (3, 3, 128, 128)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_every_network_takes_the_options_that_it_names_and_no_others():
     values = {
         "hidden_sizes": [8],
@@ -324,7 +330,7 @@ def test_bfloat16_computes_nearly_what_float32_does(name, options):
         return np.float32(rng.normal(size=leaf.shape) * (2 / math.prod(leaf.shape[:-1])) ** 0.5)
 
     variables = jax.tree.map(draw, shapes_of(exact, 8))
-    expected, found = fast_jit(lambda *args: (exact.apply(*args), rounded.apply(*args)))(
+    expected, found = jax.jit(lambda *args: (exact.apply(*args), rounded.apply(*args)))(
         variables, images
     )
     error = np.abs(found - expected).max() / np.abs(expected).max()
@@ -342,7 +348,7 @@ def test_four_devices_compute_what_one_computes(activation):
     options = {"hidden_sizes": (16,), "activation": activation, "batch_norm": True, "dropout": 0.5}
     alone = create_model("mlp", 3, **options)
     mapped = create_model("mlp", 3, axis_name="batch", **options)
-    variables = fast_jit(alone.init)(jax.random.key(1), images)
+    variables = jax.jit(alone.init)(jax.random.key(1), images)
 
     def step(model, images, labels):
         def loss_fn(params):
@@ -362,8 +368,8 @@ def test_four_devices_compute_what_one_computes(activation):
             gradients = jax.lax.pmean(gradients, model.axis_name)
         return logits, gradients, stats
 
-    logits, *rest = fast_jit(functools.partial(step, alone))(images, labels)
-    split = fast_jit(jax.vmap(functools.partial(step, mapped), axis_name="batch"))
+    logits, *rest = jax.jit(functools.partial(step, alone))(images, labels)
+    split = jax.jit(jax.vmap(functools.partial(step, mapped), axis_name="batch"))
     found_logits, *found_rest = split(images.reshape(4, 2, 2, 2, 3), labels.reshape(4, 2))
 
     np.testing.assert_allclose(found_logits.reshape(8, 3), logits, rtol=1e-4, atol=1e-5)
@@ -379,14 +385,14 @@ def test_batch_norm_that_is_not_synchronised_is_each_device_s_own():
     options = {"hidden_sizes": (5,), "batch_norm": True}
     alone = create_model("mlp", 3, **options)
     mapped = create_model("mlp", 3, axis_name="batch", sync_batch_norm=False, **options)
-    variables = fast_jit(alone.init)(jax.random.key(1), images[0])
+    variables = jax.jit(alone.init)(jax.random.key(1), images[0])
 
     def logits(model, images):
         return model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
 
-    found = fast_jit(jax.vmap(functools.partial(logits, mapped), axis_name="batch"))(images)
+    found = jax.jit(jax.vmap(functools.partial(logits, mapped), axis_name="batch"))(images)
     for device in range(2):
-        expected = fast_jit(functools.partial(logits, alone))(images[device])
+        expected = jax.jit(functools.partial(logits, alone))(images[device])
         np.testing.assert_allclose(found[device], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -394,6 +400,7 @@ def test_batch_norm_that_is_not_synchronised_is_each_device_s_own():
     ("name", "options"),
     [("mlp", {}), ("cnn", {}), ("mlp", {"activation": "selu"}), ("mobilenet_v2", {})],
 )
+@pytest.mark.usefixtures("shallow")
 def test_dropout_is_for_training_only_and_off_by_default(name, options):
     images = jnp.zeros((2, 32, 32, 3))
 
@@ -417,11 +424,11 @@ def test_dropout_is_for_training_only_and_off_by_default(name, options):
 def test_mlp_drops_to_zero_or_to_the_limit_of_selu(activation, dropped):
     model = create_model("mlp", 64, hidden_sizes=(64,), activation=activation, dropout=0.5)
     images = 1 + jax.random.normal(jax.random.key(0), (32, 2, 2, 3))
-    params = fast_jit(model.init)(jax.random.key(1), images)["params"]
+    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
     # The head is the identity, so the logits are the hidden layer. Its bias makes it positive.
     params["dense1"]["bias"] = jnp.full(64, 100.0)
     params["head"]["kernel"] = jnp.eye(64)
-    apply = fast_jit(functools.partial(model.apply, train=True))
+    apply = jax.jit(functools.partial(model.apply, train=True))
     logits = apply({"params": params}, images, rngs={"dropout": jax.random.key(2)})
     # 2048 draws: the standard deviation of the dropped share is 0.011.
     assert abs(np.mean(np.isclose(logits, dropped, atol=1e-4)) - 0.5) < 0.05
@@ -448,10 +455,8 @@ def training_loss(model, variables):
 
 
 @pytest.mark.parametrize("name", ["resnet8_v1", "resnet8_v2", "mobilenet_v2"])
-def test_remat_keeps_less_for_the_backward_pass(name, monkeypatch):
-    monkeypatch.setattr(
-        mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3]
-    )  # fewer stages trace faster
+@pytest.mark.usefixtures("shallow")
+def test_remat_keeps_less_for_the_backward_pass(name):
     options = {"dropout": 0.5} if name == "mobilenet_v2" else {}
     plain, remat = (create_model(name, 10, remat=on, **options) for on in (False, True))
     variables = shapes_of(plain)
@@ -470,9 +475,9 @@ def test_remat_keeps_less_for_the_backward_pass(name, monkeypatch):
 
 def test_remat_gives_the_same_gradients_and_statistics():
     plain, remat = (create_model("resnet8_v2", 10, remat=on) for on in (False, True))
-    variables = fast_jit(plain.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = jax.jit(plain.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     results = [
-        fast_jit(jax.value_and_grad(training_loss(model, variables), has_aux=True))(
+        jax.jit(jax.value_and_grad(training_loss(model, variables), has_aux=True))(
             variables["params"]
         )
         for model in (plain, remat)

@@ -15,7 +15,6 @@ from jax import lax
 from cifar_jax.models import create_model, layers
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.ops.convolution import conv_general_dilated
-from tests.helpers.compiling import fast_jit
 
 # height, width, window, stride, padding, channels in, channels out, groups
 CASES = [
@@ -65,7 +64,7 @@ def outcomes(convolution, dtype, cases):
         cotangent = np.random.default_rng(1).normal(size=shape)
         inputs.append([jnp.asarray(x, dtype) for x in (images, kernel, cotangent)])
 
-    @fast_jit
+    @jax.jit
     def run(inputs):
         results = []
         for function, (images, kernel, cotangent) in zip(functions, inputs, strict=True):
@@ -125,13 +124,13 @@ def test_the_kernels_are_as_exact_as_xla_for_every_convolution_of_the_networks()
         convolutions_of("cnn", downsample="max_pool"),
         convolutions_of("resnet20_v2"),
         convolutions_of("resnet18", width=0.25),
-        convolutions_of("mobilenet_v2", width=0.5),
+        convolutions_of("mobilenet_v2", width=0.25),
     )
     assert len(calls) > 30
     rng = np.random.default_rng(0)
     calls = sorted(calls)
     cases = [
-        (rng.normal(size=(3, *image)), rng.normal(size=kernel), strides, padding, groups)
+        (rng.normal(size=(2, *image)), rng.normal(size=kernel), strides, padding, groups)
         for *image, kernel, strides, padding, groups in calls
     ]
     with jax.enable_x64(True):

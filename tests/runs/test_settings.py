@@ -47,7 +47,7 @@ def train(folder, setting=None, more=()):
 def _child(args, log, setting):
     if setting:
         jax.config.update(*setting)
-    runs._child(args, log, 1, "", None)
+    runs.plotless_child(args, log, 1, "", None)
 
 
 @pytest.fixture(scope="module")

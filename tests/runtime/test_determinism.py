@@ -33,7 +33,7 @@ FIELDS = {
 def _on_cores(cores, args, log):
     """Runs `main.py` restricted to these cores."""
     os.sched_setaffinity(0, cores)
-    runs._child(args, log, devices=1, point="", cache=None)
+    runs.plotless_child(args, log, devices=1, point="", cache=None)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the cores cannot be chosen here")
