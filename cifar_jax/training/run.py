@@ -75,7 +75,7 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
         std=dataset.std,
         image_size=config.dataset.image_size,
     )
-    return Run(config, workdir, dataset, task, schedule, per_epoch)
+    return Run(config, workdir, dataset, task, jax.jit(schedule), per_epoch)
 
 
 def first_state(run: Run) -> TrainState:
