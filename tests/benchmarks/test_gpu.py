@@ -31,6 +31,7 @@ def _child(command, log):
     for number in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), number)
     sys.stdout.reconfigure(line_buffering=True)
+    runs.draw_nothing()
     jax.config.update("jax_platforms", "cpu")
     is_module = command[0] == "-m"
     sys.argv = list(command[is_module:])
