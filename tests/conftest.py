@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cifar_jax.models import mobilenet_v2
 from configs import default
 from tests.helpers import cli, runs
 
@@ -57,6 +58,12 @@ def config():
     config.lr_schedule.name = "constant"
     config.lr_schedule.boundaries = ()
     return config
+
+
+@pytest.fixture
+def shallow_mobilenet(monkeypatch):
+    """MobileNetV2 with its first three stages, which have a block of every kind: it compiles faster."""
+    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3])
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,8 @@ def test_steps_are_measured_with_each_flag(bench, monkeypatch):
 def test_a_program_that_fails_or_is_too_slow_is_a_row(bench, monkeypatch):
     with pytest.raises(gpu.Failed, match="failed: no card"):
         bench.run("fails", "-c", "raise SystemExit('no card')")
+    waits = "import time; print('epoch 2/3'); time.sleep(60)"
+    assert bench.run("killed", "-c", waits, kill_at="epoch 2/") == "epoch 2/3\n"
     bench.deadline = time.perf_counter() + 0.2
     with pytest.raises(gpu.Failed, match="not done when the time"):
         bench.run("slow", "-c", "import time; time.sleep(60)")

@@ -100,7 +100,7 @@ class Started:
 
 
 class StartedPlainly:
-    """A run as a user starts it: in a new Python, not a fork. It compiles everything itself."""
+    """A run in a new Python, not a fork. It compiles everything itself, with the flags of all tests."""
 
     def __init__(self, args: list[str], log: Path, devices: int = 1):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags(devices)}

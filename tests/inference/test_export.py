@@ -16,9 +16,11 @@ from jax import lax
 from cifar_jax.errors import UserError
 from cifar_jax.inference import export, find, predict, weights
 from cifar_jax.inference.export import stablehlo
-from cifar_jax.models import MODELS, create_model, mobilenet_v2
+from cifar_jax.models import MODELS, create_model
 from cifar_jax.steps.state import init_variables
 from configs import default
+
+pytestmark = pytest.mark.usefixtures("shallow_mobilenet")
 
 CLASSES = tuple("abcdefg")
 
@@ -50,12 +52,6 @@ NETWORKS = {
     "mobilenet_v2": ("mobilenet_v2", {"width": 0.125}, 8, None),
     "airbench94": ("airbench94", {"width": 0.125}, 17, None),
 }
-
-
-@pytest.fixture(autouse=True)
-def shallow(monkeypatch):
-    """MobileNetV2 with its first three stages, which have a block of every kind."""
-    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3])
 
 
 def random_weights(name, options, size, enlarged_from=None, dtype="float32") -> weights.Weights:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cifar_jax.errors import UserError
-from cifar_jax.models import HEAD, MODELS, OPTIONS, create_model, mobilenet_v2, model_options
+from cifar_jax.models import HEAD, MODELS, OPTIONS, create_model, model_options
 
 # One network of each family. The others differ only in depth.
 FAMILIES = [
@@ -27,12 +27,6 @@ FAMILIES = [
     "mobilenet_v2",
     "airbench94",
 ]
-
-
-@pytest.fixture
-def shallow(monkeypatch):
-    """MobileNetV2 with three stages: it is traced faster."""
-    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3])
 
 
 def test_every_kind_of_network_is_tested():
@@ -145,7 +139,7 @@ def test_a_width_multiplies_the_channels():
     assert params["stage3_block1"]["conv2"]["kernel"].shape == (3, 3, 128, 128)
 
 
-@pytest.mark.usefixtures("shallow")
+@pytest.mark.usefixtures("shallow_mobilenet")
 def test_every_network_takes_the_options_that_it_names_and_no_others():
     values = {
         "hidden_sizes": [8],
@@ -400,7 +394,7 @@ def test_batch_norm_that_is_not_synchronised_is_each_device_s_own():
     ("name", "options"),
     [("mlp", {}), ("cnn", {}), ("mlp", {"activation": "selu"}), ("mobilenet_v2", {})],
 )
-@pytest.mark.usefixtures("shallow")
+@pytest.mark.usefixtures("shallow_mobilenet")
 def test_dropout_is_for_training_only_and_off_by_default(name, options):
     images = jnp.zeros((2, 32, 32, 3))
 
@@ -455,7 +449,7 @@ def training_loss(model, variables):
 
 
 @pytest.mark.parametrize("name", ["resnet8_v1", "resnet8_v2", "mobilenet_v2"])
-@pytest.mark.usefixtures("shallow")
+@pytest.mark.usefixtures("shallow_mobilenet")
 def test_remat_keeps_less_for_the_backward_pass(name):
     options = {"dropout": 0.5} if name == "mobilenet_v2" else {}
     plain, remat = (create_model(name, 10, remat=on, **options) for on in (False, True))

@@ -13,7 +13,6 @@ import pytest
 from cifar_jax import config as config_lib
 from cifar_jax import models, steps
 from cifar_jax.data.datasets import Dataset, Split
-from cifar_jax.models import mobilenet_v2
 from cifar_jax.runtime import parallel
 from cifar_jax.steps.state import EpochMetrics
 from cifar_jax.training.run import create_run, first_state, state_shapes
@@ -41,9 +40,8 @@ def load(path):
 
 
 @pytest.fixture(autouse=True)
-def shallow(monkeypatch):
+def shallow(monkeypatch, shallow_mobilenet):
     """MobileNetV2 and ResNet-18 with fewer blocks; one of each kind is left. They compile faster."""
-    monkeypatch.setattr(mobilenet_v2, "STAGES", mobilenet_v2.STAGES[:3])
     resnet18 = functools.partial(models.MODELS["resnet18"], stage_sizes=(1, 1))
     monkeypatch.setitem(models.MODELS, "resnet18", resnet18)
 

@@ -14,6 +14,7 @@ FIELDS = {
     "dataset.train_examples": 64 * 3,
     "augment.crop_padding": 1,
     "augment.flip": True,
+    "augment.mixup": 0.4,
     "model.name": "mlp",
     "model.hidden_sizes": "(16,)",
     "model.batch_norm": True,

@@ -30,9 +30,15 @@ FIELDS = {
 }
 
 
+def _as_a_user(cores):
+    """Restricts this process to these cores, with all of XLA's optimisations."""
+    os.sched_setaffinity(0, cores)
+    os.environ["XLA_FLAGS"] = runs.XLA_FLAGS = ""
+
+
 def _on_cores(cores, args, log):
     """Runs `main.py` restricted to these cores."""
-    os.sched_setaffinity(0, cores)
+    _as_a_user(cores)
     runs.plotless_child(args, log, devices=1, point="", cache=None)
 
 
@@ -59,7 +65,7 @@ def test_equal_runs_in_two_processes_on_other_numbers_of_cores_are_equal_to_the_
 
 def _large_sums_on_cores(cores, path):
     """Writes the results of long sums: over patches (whitening) and in Muon's largest matrix products."""
-    os.sched_setaffinity(0, cores)
+    _as_a_user(cores)
     jax.config.update("jax_platforms", "cpu")
     rng = np.random.default_rng(0)
     images = rng.standard_normal((200, 32, 32, 3)).astype(np.float32)
