@@ -8,8 +8,8 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cifar_jax import config as config_lib
+from cifar_jax.api import recipes
 from cifar_jax.cli.explain import explain, names_and_values
-from cifar_jax.cli.recipes import path_error
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 from configs import default
@@ -22,6 +22,7 @@ USED_BY = {
     "weights": ("eval", "predict", "export"),
     "image": ("predict",),
     "format": ("export",),
+    "fit": ("predict",),
     "output": ("predict", "export"),
     "json": ("eval", "predict"),
     "recipes": ("sweep",),
@@ -50,7 +51,7 @@ def parse(argv: list[str], usage: str) -> list[str]:
     if any(arg in HELP for arg in argv[1:]):
         print(usage.strip())
         sys.exit(0)
-    argv = sys.argv[:] = _with_home(argv)  # config_flags and a sweep read sys.argv
+    argv = sys.argv[:] = _with_paths(argv)  # config_flags and a sweep read sys.argv
     if _is_sweep(argv):
         if _recipe(argv) is not None:
             raise _refusal(
@@ -101,7 +102,7 @@ def load_recipe(recipe: str, fields) -> ConfigDict:
 def _parse(argv: list[str]) -> list[str]:
     """Parses into flags.FLAGS. Raises nearly anything for a mistake."""
     for name, value in names_and_values(argv):
-        line = name == "config" and path_error(value.partition(":")[0])
+        line = name == "config" and recipes.path_error(value.partition(":")[0])
         if line:
             raise UserError(line)  # before a recipe that is a pipe is waited for
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow other arguments
@@ -116,15 +117,31 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _with_home(argv: list[str]) -> list[str]:
-    """The arguments with "~" expanded after "=" in flags that are paths, which shells leave as it is."""
+def _with_paths(argv: list[str]) -> list[str]:
+    """The arguments with paths as they are meant.
+
+    "~" is expanded after "=" in flags that are paths, where shells leave it as it is. A recipe that is not
+    below the current folder may be one of this program's, as `recipes.resolve` says.
+    """
     expanded = []
     for arg in argv:
         name, equals, value = arg.partition("=")
-        if name.lstrip("-") in PATHS and value.startswith("~"):
-            arg = name + equals + os.path.expanduser(value)
+        name = name.lstrip("-")
+        if name in PATHS and value.startswith("~"):
+            value = os.path.expanduser(value)
+        if name in ("config", "recipes"):
+            value = _resolved(value)
+        elif not equals and expanded and expanded[-1].lstrip("-") in ("config", "recipes"):
+            arg = _resolved(arg)
+        if equals:
+            arg = f"{arg.partition('=')[0]}={value}"
         expanded.append(arg)
     return expanded
+
+
+def _resolved(recipe: str) -> str:
+    path, colon, argument = recipe.partition(":")
+    return recipes.resolve(path) + colon + argument
 
 
 def _is_sweep(argv: list[str]) -> bool:
@@ -158,10 +175,7 @@ def _check_config(config, recipe: str | None) -> None:
     hidden = getattr(config, "_error", None)
     if hidden:
         raise hidden
-    raise UserError(
-        f"the recipe {recipe}: get_config() returns {type(config).__name__}, not a config: "
-        "start from default.get_config()"
-    )
+    recipes.check_is_config(config, recipe)
 
 
 def _check_mode(args) -> None:

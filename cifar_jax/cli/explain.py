@@ -1,12 +1,9 @@
 """One line for whatever is wrong with the flags or with a recipe's code."""
 
-import os
-import traceback
-
 from absl import flags
 
 from cifar_jax import config as config_lib
-from cifar_jax.cli.recipes import path_error
+from cifar_jax.api import recipes
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 from configs import default
@@ -44,7 +41,7 @@ def explain(error: BaseException, argv: list[str]) -> str:
         return str(error)
     words = " ".join(str(error).split())
     if recipe and (not isinstance(error, flags.Error) or words.startswith("flag --config=")):
-        return _code_error(error, recipe)
+        return recipes.code_error(error, recipe)
     if isinstance(error, flags.UnrecognizedFlagError):
         hint = config_lib.nearest(f"--{error.flagname}", [f"--{name}" for name in flags.FLAGS])
         return f"there is no flag --{files.shown(error.flagname)}{hint}"
@@ -62,7 +59,7 @@ def _flag_error(argv: list[str], words: str) -> tuple[str | None, str]:
     for name, value in names_and_values(argv):
         if name == "config":
             recipe = value.partition(":")[0]
-            line = path_error(recipe)
+            line = recipes.path_error(recipe)
             if line:
                 return recipe, line
         elif name in groups and words.startswith(f"flag --{name}="):
@@ -78,23 +75,3 @@ def _flag_error(argv: list[str], words: str) -> tuple[str | None, str]:
                 "(for the recipe of an earlier run: --config=configs/rerun.py:RUNDIR)"
             )
     return recipe, ""
-
-
-def _code_error(error: BaseException, recipe: str) -> str:
-    """What is wrong in a recipe's code, and in which line; `error` is what loading it raised."""
-    path = os.path.abspath(recipe)
-    lines = []
-    while True:  # config_flags wraps the original error
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == path]
-        if lines or error.__context__ is None:
-            break
-        error = error.__context__
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, SystemExit):
-        return f"the recipe {recipe} ends the program: get_config() must return a config"
-    if isinstance(error, AttributeError) and error.name == "get_config":
-        return f"the recipe {recipe} has no function get_config"
-    where = f", line {lines[-1]}" if lines else ""
-    return f"the recipe {recipe}{where}: {type(error).__name__}: {' '.join(str(error).split())}"

@@ -6,8 +6,8 @@ import sys
 
 import jax
 
+from cifar_jax.api import recipes as recipe_files
 from cifar_jax.cli import arguments
-from cifar_jax.cli.recipes import RECIPES
 from cifar_jax.comparing import comparison as compare
 from cifar_jax.comparing import sweep, table
 from cifar_jax.errors import UserError
@@ -55,9 +55,10 @@ def run_sweep(args) -> int:
         args.workdir,
         arguments.load_recipe,
     )
-    main = os.path.join(os.path.dirname(RECIPES), "main.py")
+    main = os.path.join(os.path.dirname(recipe_files.RECIPES), "main.py")
+    program = [main] if os.path.exists(main) else ["-m", "cifar_jax"]
     more = [f"--compiled={args.compiled}"] if args.compiled else []
-    failed, signal = sweep.run(planned, [sys.executable, main, *more])
+    failed, signal = sweep.run(planned, [sys.executable, *program, *more])
     if signal:
         print(f"the sweep stopped; to resume it:\n  python {shlex.join(sys.argv)}", flush=True)
         return 128 + signal

@@ -9,17 +9,14 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from cifar_jax import api, training
 from cifar_jax import config as config_lib
-from cifar_jax import training
-from cifar_jax.cli.recipes import missing_config
-from cifar_jax.data import datasets
+from cifar_jax.api import recipes
+from cifar_jax.data import datasets, pictures
 from cifar_jax.errors import UserError
 from cifar_jax.inference import (
     Weights,
-    evaluate,
     export,
-    find_weights,
-    init_from,
     predict,
     prediction_sheet,
     pretrained,
@@ -30,7 +27,6 @@ from cifar_jax.reporting import plots, reports
 from cifar_jax.runtime import determinism, parallel
 from cifar_jax.storage import workdir as files_of
 from cifar_jax.system import files, interruption
-from cifar_jax.training import profiling
 from configs import default
 
 
@@ -73,25 +69,18 @@ def _config_to_train(args) -> ConfigDict:
     config = args.config
     if config is None:
         if not args.workdir:
-            raise missing_config()
+            raise recipes.missing_config()
         config = files_of.read_config(args.workdir, default.get_config())
-    config_lib.validate(config, default.FIELDS)
-    if args.workdir:
-        files_of.check_recipe(args.workdir, config, default.get_config())
-    elif parallel.has_others():
+    if parallel.has_others() and not args.workdir:
         raise UserError("a run by several processes needs --workdir, the same for all")
-    if config.profile and parallel.is_main():
-        profiling.make_folder(config.profile)
-    if config.init_from and not (args.workdir and files_of.has_run(args.workdir)):
-        init_from.check(config)
-    return config
+    return api.checked(config, args.workdir)
 
 
 def run_evaluate(args) -> int:
     """--mode=eval: reports accuracy on the test split, overall and per class."""
     _set_determinism(args)
-    found = _find_weights(args)
-    config = args.config
+    network = _load(args)
+    found, config = network.weights, args.config
     if config is None and args.workdir:
         config = files_of.read_config(args.workdir, default.get_config())
     if config is None:
@@ -101,14 +90,8 @@ def run_evaluate(args) -> int:
     config_lib.validate(config, default.FIELDS)
     config.dataset.image_size = found.image_size
     dataset = datasets.load(config.dataset, config.seed)
-    if dataset.class_names != found.class_names:
-        theirs, ours = (", ".join(x.class_names[:3]) for x in (found, dataset))
-        raise UserError(
-            f"the weights were trained on other classes ({theirs}, ...) than the data set {dataset.name} "
-            f"has ({ours}, ...): give a recipe of their data set with --config"
-        )
     which = _which(args)
-    result = evaluate.evaluate_weights(found, dataset.test, config)
+    result = network.evaluate(dataset, config)
     if not np.isfinite(result.loss):
         raise UserError(f"{files.shown(which)}: the network's loss on {dataset.name} is not finite")
     if not parallel.is_main():
@@ -160,7 +143,8 @@ def run_predict(args) -> int:
     if args.output:
         prediction_sheet.check_path(args.output)
     which, found = _which(args), _find_trained_as_the_recipe(args)
-    answers, errors = predict.predict_files(found, args.image)
+    fit = args.fit or pictures.DEFAULT_FIT
+    answers, errors = predict.predict_files(found, args.image, fit)
     if args.json:
         print(json.dumps({"weights": which, "predictions": answers, "errors": errors}))
     elif answers:
@@ -170,7 +154,7 @@ def run_predict(args) -> int:
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     if args.output and answers:
-        written = prediction_sheet.write(args.output, answers, predict.picture_size(found))
+        written = prediction_sheet.write(args.output, answers, predict.picture_size(found), fit)
         if not args.json:
             print("written:", *written)
     return 1 if errors else 0
@@ -191,19 +175,19 @@ def run_export(args) -> int:
 
 
 def _which(args) -> str:
-    """The name of the weights that `_find_weights` finds, for people and for names of files."""
+    """The name of the weights that `_load` finds, for people and for names of files."""
     return which_weights(args.weights, args.workdir, args.config)
 
 
-def _find_weights(args) -> Weights:
+def _load(args) -> api.Network:
     if args.config is not None:
         config_lib.validate(args.config, default.FIELDS)
-    return find_weights(args.weights, args.workdir, default.get_config(), args.config)
+    return api.load(args.weights, workdir=args.workdir, recipe=args.config)
 
 
 def _find_trained_as_the_recipe(args) -> Weights:
     """The weights, for modes that load no data: they must be of the recipe's data set too."""
-    found = _find_weights(args)
+    found = _load(args).weights
     if args.config is not None:
         recipe = args.config.dataset
         theirs = (found.dataset["name"], found.dataset.get("labels", recipe.labels))

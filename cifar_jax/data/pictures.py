@@ -17,6 +17,10 @@ from cifar_jax.system import files
 # Height and width of the largest network input, in pixels. It keeps a damaged number from filling memory.
 LARGEST_IMAGE = 1024
 
+# The ways to make a picture square, and all of them together.
+FITS = ("all", "crop", "pad", "squash")
+DEFAULT_FIT = "all"
+
 # Formats of Pillow that are not decoded: EPS is a program, which Ghostscript would run; for the others
 # Pillow has no decoder (for WMF, only on Windows).
 NOT_DECODED = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -43,7 +47,7 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
     files.check_regular_file(path)
     picture = _decode(path)
     try:
-        return _to_rgb(picture)
+        return to_rgb(picture)
     except ValueError as error:
         raise UserError(
             f"{files.shown(path)}: {files.reason(error)}; save it as 8-bit RGB"
@@ -65,6 +69,41 @@ def square_rgb(picture: Image.Image, size: int) -> np.ndarray:
     if side != size:
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(picture)
+
+
+def fitted(picture: Image.Image, size: int, fit: str) -> np.ndarray:
+    """The views of a picture that a network is asked about: uint8 [views, size, size, 3].
+
+    Args:
+      picture: in mode "RGB". A square picture has one view, with any `fit`.
+      size: height and width of the views, in pixels.
+      fit: "crop" (the central square), "pad" (the whole picture, on a square in the median colour of its
+        edge), "squash" (the whole picture, with its proportions changed), or "all" (these three, then the
+        mirror image of each).
+
+    Raises:
+      UserError: there is no such fit.
+    """
+    if fit not in FITS:
+        raise UserError(f"fit is {fit!r}, but takes one of {', '.join(FITS)}")
+    if picture.width == picture.height or fit == "crop":
+        return square_rgb(picture, size)[None]
+    if fit == "pad":
+        return square_rgb(_padded(picture), size)[None]
+    if fit == "squash":
+        return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))[None]
+    views = np.concatenate([fitted(picture, size, each) for each in ("crop", "pad", "squash")])
+    return np.concatenate([views, views[:, :, ::-1]])
+
+
+def _padded(picture: Image.Image) -> Image.Image:
+    """The picture in the middle of a square in the median colour of its edge."""
+    pixels = np.asarray(picture)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    side = max(picture.size)
+    square = Image.new("RGB", (side, side), tuple(int(value) for value in np.median(edge, axis=0)))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
 
 
 def find_pictures(paths: list[str]) -> list[str]:
@@ -146,7 +185,7 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
     """Any mode of Pillow as "RGB", scaled, not clipped. ValueError if the range of values is unknown."""
     if picture.mode.startswith("I") or picture.mode == "F":
         return _grey_to_rgb(picture)

@@ -37,6 +37,33 @@ def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
     return np.concatenate(rows)
 
 
+def probabilities_of_views(weights: Weights, views: list[np.ndarray]) -> np.ndarray:
+    """The probability of each class for each picture, by its views as `pictures.fitted` returns them.
+
+    Of several views, it is the geometric mean of their probabilities, scaled to sum 1, which is the softmax
+    of their mean log-probabilities.
+
+    Args:
+      weights: the network.
+      views: N arrays, uint8 [views, S, S, 3].
+
+    Returns:
+      float32 [N, C].
+    """
+    rows = probabilities(weights, np.concatenate(views))
+    ends = np.cumsum([len(each) for each in views])
+    return np.stack([_mean(part) for part in np.split(rows, ends[:-1])])
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    """The geometric mean of probabilities [views, C], scaled to sum 1: [C]."""
+    if len(rows) == 1:
+        return rows[0]
+    logs = np.log(np.maximum(rows.astype(np.float64), np.finfo(np.float32).tiny)).mean(axis=0)
+    powers = np.exp(logs - logs.max())
+    return (powers / powers.sum()).astype(np.float32)
+
+
 def logits(weights: Weights) -> Callable:
     """The function (variables, images as above) -> logits float32 [N, C]."""
     model = create_model(num_classes=len(weights.class_names), **weights.model)
@@ -62,19 +89,22 @@ def top_classes(row: np.ndarray, class_names, count: int = 5) -> list[tuple[str,
     return [(class_names[i], float(row[i])) for i in order]
 
 
-def predict_files(weights: Weights, paths: list[str]) -> tuple[list[dict], list[str]]:
-    """Classifies picture files, and the pictures in folders.
+def predict_files(
+    weights: Weights, paths: list[str], fit: str = pictures.DEFAULT_FIT
+) -> tuple[list[dict], list[str]]:
+    """Classifies picture files, and the pictures in folders, made square as `fit` says.
 
     Returns:
       (answers, errors): {"image": path, "classes": [{"name", "probability"}, ...]} for each picture
       that could be read, and a line for each other one.
     """
-    read, images, errors = [], [], []
+    read, views, errors = [], [], []
     for path in paths:
         try:
             for file in pictures.find_pictures([path]):
                 try:
-                    images.append(pictures.load_picture(file, picture_size(weights)))
+                    picture = pictures.open_picture(file)
+                    views.append(pictures.fitted(picture, picture_size(weights), fit))
                     read.append(file)
                 except UserError as error:
                     errors.append(str(error))
@@ -82,7 +112,7 @@ def predict_files(weights: Weights, paths: list[str]) -> tuple[list[dict], list[
             errors.append(str(error))
     if not read:
         return [], errors
-    rows = probabilities(weights, np.stack(images))
+    rows = probabilities_of_views(weights, views)
     answers = []
     for path, row in zip(read, rows, strict=True):
         top = top_classes(row, weights.class_names)

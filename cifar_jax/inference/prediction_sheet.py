@@ -1,4 +1,4 @@
-"""Predictions drawn as a PNG: each picture, what the network sees of it, and its most probable classes.
+"""Predictions drawn as a PNG: each picture, every view that the network sees, and its most probable classes.
 
 Many pictures are split over several sheets.
 """
@@ -21,9 +21,9 @@ PER_SHEET = 60
 
 # Measures in pixels of the file.
 _SIDE = 160  # of a picture
+_PER_ROW = 3  # of several views, which are half as large
 _NAMES, _BARS, _PERCENT = 115, 150, 60
 _GAP, _HEAD, _FOOT = 16, 30, 24
-_WIDTH = 2 * (_SIDE + _GAP) + _NAMES + _BARS + _PERCENT + _GAP
 _HEIGHT = _HEAD + _SIDE + _FOOT + _GAP
 _INK, _FAINT, _BAR = "#1d2126", "#646c76", "#0072B2"
 
@@ -36,7 +36,7 @@ class Cell:
       title: the name of the file.
       given: the whole picture, resized to fit: uint8 [height, width, 3].
       given_size: its original width and height.
-      seen: the input of the network: uint8 [size, size, 3].
+      seen: the inputs of the network: uint8 [views, size, size, 3].
       classes: (name, probability), most probable first.
     """
 
@@ -61,13 +61,14 @@ def check_path(path: str) -> None:
         raise UserError(f"--output: there is no folder {files.shown(folder)}")
 
 
-def write(path: str, answers: list[dict], image_size: int) -> list[str]:
+def write(path: str, answers: list[dict], image_size: int, fit: str) -> list[str]:
     """Draws the answers of `predict.predict_files`. Returns the files: `path`, path-2, and so on.
 
     Args:
       path: a .png file.
       answers: of `predict_files`. The pictures are read again.
       image_size: height and width in pixels of the pictures as the network gets them.
+      fit: how they were made square, as in `pictures.fitted`.
     """
     stem, suffix = os.path.splitext(path)
     starts = range(0, len(answers), PER_SHEET)
@@ -79,13 +80,14 @@ def write(path: str, answers: list[dict], image_size: int) -> list[str]:
                 f"--output: {files.shown(name)} is one of the pictures: choose another name"
             )
     for name, start in zip(names, starts, strict=True):
-        draw(name, [_cell(answer, image_size) for answer in answers[start : start + PER_SHEET]])
+        shown = answers[start : start + PER_SHEET]
+        draw(name, [_cell(answer, image_size, fit) for answer in shown])
     return names
 
 
-def _cell(answer: dict, image_size: int) -> Cell:
+def _cell(answer: dict, image_size: int, fit: str) -> Cell:
     picture = pictures.open_picture(answer["image"])
-    seen = pictures.square_rgb(picture, image_size)
+    seen = pictures.fitted(picture, image_size, fit)
     # Small pictures are enlarged without smoothing, so that their pixels are visible.
     scale = _SIDE / max(picture.size)
     size = tuple(max(1, round(side * scale)) for side in picture.size)
@@ -106,7 +108,10 @@ def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
 
     columns = 1 if len(cells) <= 3 else 2
     rows = -(-len(cells) // columns)
-    width, height = columns * _WIDTH + _GAP, rows * _HEIGHT + _GAP
+    has_views = any(len(cell.seen) > 1 for cell in cells)
+    seen_width = _PER_ROW * _SIDE // 2 if has_views else _SIDE
+    cell_width = _SIDE + seen_width + 3 * _GAP + _NAMES + _BARS + _PERCENT
+    width, height = columns * cell_width + _GAP, rows * _HEIGHT + _GAP
     sheet = np.full((height, width, 3), 255, np.uint8)
     figure = Figure(figsize=(width / plots.DPI, height / plots.DPI))
     # Axes over the whole figure, in units of the file's pixels: nothing is resampled.
@@ -117,24 +122,25 @@ def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
         axes.text(x, y, words, fontsize=size, color=colour, parse_math=False, **options)
 
     for index, cell in enumerate(cells):
-        left, top = index % columns * _WIDTH + _GAP, index // columns * _HEIGHT + _GAP
+        left, top = index % columns * cell_width + _GAP, index // columns * _HEIGHT + _GAP
         text(left, top + 15, _cut(files.shown(cell.title), 70), size=10, weight="bold")
         top += _HEAD
-        seen = _fit(cell.seen)
-        for x, image, words in (
-            (left, cell.given, f"as given, {cell.given_size[0]}x{cell.given_size[1]}"),
+        size = cell.seen.shape[1]
+        for x, width, image, words in (
+            (left, _SIDE, cell.given, f"as given, {cell.given_size[0]}x{cell.given_size[1]}"),
             (
                 left + _SIDE + _GAP,
-                seen,
-                f"as the network sees it, {len(cell.seen)}x{len(cell.seen)}",
+                seen_width,
+                _side_by_side(cell.seen),
+                f"as the network sees it, {size}x{size}",
             ),
         ):
-            x += (_SIDE - image.shape[1]) // 2
+            x += (width - image.shape[1]) // 2
             y = top + (_SIDE - image.shape[0]) // 2
             sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
             middle = x + image.shape[1] / 2
             text(middle, top + _SIDE + 15, words, size=7.5, colour=_FAINT, ha="center")
-        x = left + 2 * (_SIDE + _GAP) + _NAMES
+        x = left + _SIDE + seen_width + 2 * _GAP + _NAMES
         for place, (name, probability) in enumerate(cell.classes):
             y = top + (place + 0.5) * _SIDE / 5
             text(x - 8, y, _cut(name, 18), ha="right", va="center")
@@ -148,12 +154,27 @@ def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
         plots.save(path, figure)
 
 
-def _fit(image: np.ndarray) -> np.ndarray:
-    """A square image resized to `_SIDE`, or enlarged to the largest whole multiple below it."""
-    zoom = _SIDE // len(image)
+def _side_by_side(views: np.ndarray) -> np.ndarray:
+    """One view as large as the picture, or several of half that size in rows, with white gaps."""
+    if len(views) == 1:
+        return _fit(views[0], _SIDE)
+    cell = _SIDE // 2
+    rows = -(-len(views) // _PER_ROW)
+    block = np.full((rows * cell, _PER_ROW * cell, 3), 255, np.uint8)
+    for index, view in enumerate(views):
+        image = _fit(view, cell - 4)
+        y, x = index // _PER_ROW * cell, index % _PER_ROW * cell
+        y, x = y + (cell - len(image)) // 2, x + (cell - len(image)) // 2
+        block[y : y + len(image), x : x + len(image)] = image
+    return block
+
+
+def _fit(image: np.ndarray, side: int) -> np.ndarray:
+    """A square image resized to `side`, or enlarged to the largest whole multiple below it."""
+    zoom = side // len(image)
     if zoom:
         return image.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    return np.asarray(Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
 
 
 def _cut(words: str, length: int) -> str:

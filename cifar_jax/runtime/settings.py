@@ -4,6 +4,7 @@ JAX reads its settings from environment variables such as JAX_ENABLE_X64. Some o
 numbers a run draws or computes, so the program sets them itself.
 """
 
+import contextlib
 import os
 
 import jax
@@ -30,6 +31,18 @@ def fix() -> None:
         if hasattr(
             jax.config, name
         ):  # a version of JAX without a setting does not read its variable either
+            jax.config.update(name, value)
+
+
+@contextlib.contextmanager
+def fixed():
+    """Inside the `with`, JAX has the settings that results depend on; after it, those from before."""
+    before = {name: getattr(jax.config, name) for name in FIXED if hasattr(jax.config, name)}
+    fix()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
             jax.config.update(name, value)
 
 

@@ -4,10 +4,20 @@ import os
 import time
 
 _IMPORTED = time.monotonic()
+# When a run began that is not the first work of its process.
+_restarted = None
+
+
+def restart() -> None:
+    """Counts from now on, instead of from the start of the process."""
+    global _restarted
+    _restarted = time.monotonic()
 
 
 def seconds_since_start() -> float:
     """Seconds since the process started (if the system does not say: since this module was imported)."""
+    if _restarted is not None:
+        return time.monotonic() - _restarted
     try:
         with open("/proc/self/stat", encoding="utf-8") as file:
             # Field 22; split after field 2, which is in brackets and may contain spaces.

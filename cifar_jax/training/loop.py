@@ -6,6 +6,7 @@ stopped: the state alone decides what comes next, and the history is saved with 
 
 import signal
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -32,8 +33,15 @@ from cifar_jax.training.start import begin, mend_best_weights, prepare, restore_
 PLOT_SECONDS = 30.0
 
 
-def train(config: ConfigDict, workdir: str) -> int:
+def train(
+    config: ConfigDict, workdir: str, on_epoch: Callable[[dict], object] | None = None
+) -> int:
     """Trains a recipe in a folder, from the newest checkpoint if there is one.
+
+    Args:
+      config: the recipe.
+      workdir: the folder of the run.
+      on_epoch: gets each new entry of the history, in the main process.
 
     Returns:
       0 when all epochs are done, 128 plus the signal's number when a signal ended the run early.
@@ -58,7 +66,8 @@ def train(config: ConfigDict, workdir: str) -> int:
             Checkpoints(workdir, before_save=lock.check) as checkpoints,
         ):
             state, progress = restore_or_start(run, checkpoints, fresh)
-            return Loop(run, state, progress, checkpoints, interrupted, profile).run_epochs()
+            loop = Loop(run, state, progress, checkpoints, interrupted, profile, on_epoch)
+            return loop.run_epochs()
 
 
 class Loop:
@@ -72,9 +81,10 @@ class Loop:
         earlier starts since the last evaluation.
     """
 
-    def __init__(self, run, state, progress, checkpoints, interrupted, profile):
+    def __init__(self, run, state, progress, checkpoints, interrupted, profile, on_epoch=None):
         self.run, self.config = run, run.config
         self.checkpoints, self.interrupted, self.profile = checkpoints, interrupted, profile
+        self.on_epoch = on_epoch
         self.progress, self.history = progress, progress["history"]
         self.step = int(state.step)
         self.last_step = self.config.num_epochs * run.steps_per_epoch
@@ -249,6 +259,8 @@ class Loop:
             report.draw_history(self.run, self.history)
             self.last_plot = time.perf_counter()
         parallel.say(reports.epoch_line(entry, self.config.num_epochs))
+        if self.on_epoch:
+            self.on_epoch(dict(entry))
 
     def is_asked_to_leave(self) -> bool:
         """Whether any process got a signal; every process then knows which."""

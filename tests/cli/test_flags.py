@@ -17,6 +17,7 @@ VALUES = {
     "workdir": "runs/a",
     "weights": "best",
     "image": ["frog.png"],
+    "fit": "crop",
     "format": "onnx",
     "output": "out",
     "json": True,
@@ -39,10 +40,10 @@ UNSET = {
 }
 
 
-def flags_of_main() -> set[str]:
+def flags_of_the_command() -> set[str]:
     calls = [
         node
-        for node in ast.walk(ast.parse((ROOT / "main.py").read_text()))
+        for node in ast.walk(ast.parse((ROOT / "cifar_jax/cli/command.py").read_text()))
         if isinstance(node, ast.Call)
     ]
     return {call.args[0].value for call in calls if "DEFINE" in ast.unparse(call.func)} - {"mode"}
@@ -51,7 +52,7 @@ def flags_of_main() -> set[str]:
 def given(mode: str, **flags) -> types.SimpleNamespace:
     """What absl makes of a command line with these flags."""
     unset = {
-        name: UNSET.get(name, None if name in ("format", "num_processes") else "")
+        name: UNSET.get(name, None if name in ("fit", "format", "num_processes") else "")
         for name in VALUES
     }
     unset |= {"target_accuracy": None, "coordinator_address": None, "process_id": None}
@@ -59,7 +60,7 @@ def given(mode: str, **flags) -> types.SimpleNamespace:
 
 
 def test_the_table_has_every_flag_and_only_modes_that_exist():
-    assert flags_of_main() == set(VALUES) == set(arguments.USED_BY)
+    assert flags_of_the_command() == set(VALUES) == set(arguments.USED_BY)
     assert {mode for modes in arguments.USED_BY.values() for mode in modes} == set(MODES)
 
 
@@ -82,7 +83,7 @@ def test_home_is_expanded_behind_the_equals_sign(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     typed = ["main.py", "--workdir=~/runs/a", "--image=~", "--config.seed=~", "--weights=a~b"]
     expanded = ["main.py", "--workdir=/home/ada/runs/a", "--image=/home/ada", *typed[3:]]
-    assert arguments._with_home(typed) == expanded
+    assert arguments._with_paths(typed) == expanded
 
 
 def test_home_is_expanded_in_every_field_that_is_a_path(monkeypatch):

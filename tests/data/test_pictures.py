@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax.data.pictures import find_pictures, load_picture
+from cifar_jax.data.pictures import FITS, find_pictures, fitted, load_picture
 from cifar_jax.errors import UserError
 from tests.bad_input import pictures
 
@@ -304,3 +304,33 @@ def test_a_folder_without_pictures_is_an_error(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match="no pictures in the folder"):
         find_pictures([str(tmp_path)])
+
+
+def test_every_way_to_make_a_picture_square():
+    """Four columns of one colour each: which of them a view holds, and where, is known."""
+    colours = np.array([[10, 20, 30], [50, 60, 70], [90, 100, 110], [130, 140, 150]], np.uint8)
+    pixels = np.repeat(np.repeat(colours[None], 16, axis=0), 8, axis=1)
+    picture = Image.fromarray(pixels)  # 32 wide, 16 high
+    (crop,) = fitted(picture, 16, "crop")
+    np.testing.assert_array_equal(crop, pixels[:, 8:24])
+    (squash,) = fitted(picture, 32, "squash")
+    np.testing.assert_array_equal(squash, np.repeat(pixels, 2, axis=0))
+    (pad,) = fitted(picture, 32, "pad")
+    np.testing.assert_array_equal(pad[8:24], pixels)
+    # Of the edge's 96 pixels, each colour has 16 above and below; the outer two also have a side.
+    np.testing.assert_array_equal(pad[:8], np.full((8, 32, 3), (70, 80, 90)))
+    every = fitted(picture, 16, "all")
+    for view, fit in zip(every, ("crop", "pad", "squash"), strict=False):
+        np.testing.assert_array_equal(view, fitted(picture, 16, fit)[0])
+    np.testing.assert_array_equal(every[3:], every[:3, :, ::-1])
+
+
+def test_a_square_picture_has_one_view_with_every_fit():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
+    for fit in FITS:
+        np.testing.assert_array_equal(fitted(picture, 8, fit), np.asarray(picture)[None])
+
+
+def test_a_fit_that_is_not_there():
+    with pytest.raises(UserError, match="fit is 'cover', but takes one of all, crop, pad, squash"):
+        fitted(Image.new("RGB", (2, 3)), 2, "cover")

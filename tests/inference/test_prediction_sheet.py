@@ -32,7 +32,9 @@ def has_colour(sheet, colour):
 
 
 def test_the_whole_picture_and_what_the_network_sees_of_it(picture, tmp_path):
-    (path,) = prediction_sheet.write(str(tmp_path / "out.png"), [answer(picture)], image_size=32)
+    (path,) = prediction_sheet.write(
+        str(tmp_path / "out.png"), [answer(picture)], image_size=32, fit="crop"
+    )
     sheet = np.asarray(Image.open(path).convert("RGB"))
     red, green = (has_colour(sheet, colour) for colour in ((255, 0, 0), (0, 255, 0)))
     # The whole picture is 160 wide and 80 high, half of it green. The network's input, 160x160 here, is
@@ -42,7 +44,9 @@ def test_the_whole_picture_and_what_the_network_sees_of_it(picture, tmp_path):
 
 
 def test_bars_are_as_long_as_the_probabilities(picture, tmp_path):
-    (path,) = prediction_sheet.write(str(tmp_path / "out.png"), [answer(picture)], image_size=32)
+    (path,) = prediction_sheet.write(
+        str(tmp_path / "out.png"), [answer(picture)], image_size=32, fit="crop"
+    )
     sheet = np.asarray(Image.open(path).convert("RGB"))
     widths = has_colour(sheet, BAR).sum(axis=1)
     lengths = [group[0] for group in _runs_of(widths)]
@@ -59,7 +63,7 @@ def _runs_of(widths):
 
 def test_many_pictures_take_several_sheets(picture, tmp_path):
     answers = [answer(picture)] * (prediction_sheet.PER_SHEET + 1)
-    written = prediction_sheet.write(str(tmp_path / "out.png"), answers, image_size=8)
+    written = prediction_sheet.write(str(tmp_path / "out.png"), answers, image_size=8, fit="crop")
     assert written == [str(tmp_path / "out.png"), str(tmp_path / "out-2.png")]
     first, second = (Image.open(path).size for path in written)
     assert first[1] > 10 * second[1]
@@ -70,10 +74,12 @@ def test_no_sheet_is_written_over_a_picture(picture):
     second = picture.with_name("sheets-2.png")
     second.write_bytes(content)
     with pytest.raises(UserError, match="is one of the pictures"):
-        prediction_sheet.write(str(picture), [answer(picture)], image_size=8)
+        prediction_sheet.write(str(picture), [answer(picture)], image_size=8, fit="crop")
     answers = [answer(second)] * (prediction_sheet.PER_SHEET + 1)
     with pytest.raises(UserError, match=r"sheets-2\.png is one"):
-        prediction_sheet.write(str(picture.with_name("sheets.png")), answers, image_size=8)
+        prediction_sheet.write(
+            str(picture.with_name("sheets.png")), answers, image_size=8, fit="crop"
+        )
     assert picture.read_bytes() == second.read_bytes() == content
     assert not picture.with_name("sheets.png").exists()
 
@@ -82,7 +88,7 @@ def test_names_that_are_long_or_odd_are_drawn_without_a_word(picture, tmp_path, 
     odd = tmp_path / f"{'蛙' * 40} $x^2$.png"
     picture.rename(odd)
     prediction_sheet.write(
-        str(tmp_path / "out.png"), [answer(odd, [("x" * 99, 1.0)])], image_size=32
+        str(tmp_path / "out.png"), [answer(odd, [("x" * 99, 1.0)])], image_size=32, fit="crop"
     )
     assert not recwarn.list
 
@@ -94,3 +100,13 @@ def test_names_that_are_long_or_odd_are_drawn_without_a_word(picture, tmp_path, 
 def test_where_it_cannot_be_written(path, says):
     with pytest.raises(UserError, match=says):
         prediction_sheet.check_path(path)
+
+
+def test_every_view_is_drawn(picture, tmp_path):
+    """Of the six views, two are all green, two half green, two squashed and half green; 64x64 each."""
+    (path,) = prediction_sheet.write(str(tmp_path / "out.png"), [answer(picture)], 32, fit="all")
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    given, view = 80 * 80, 64 * 64
+    # The padded picture is half as high as its square, and its padding has the colour of its edge: red.
+    green = given + 2 * view + 2 * view / 4 + 2 * view / 2
+    assert has_colour(sheet, (0, 255, 0)).sum() == pytest.approx(green, rel=0.1)

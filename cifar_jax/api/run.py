@@ -1,0 +1,110 @@
+"""Training runs in Python: a data set, training a recipe in a folder, and the history of a run."""
+
+import os
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from cifar_jax import config as config_lib
+from cifar_jax import training
+from cifar_jax.data import datasets
+from cifar_jax.errors import UserError
+from cifar_jax.inference import init_from
+from cifar_jax.reporting import reports
+from cifar_jax.runtime import determinism, parallel, settings
+from cifar_jax.storage import workdir as files_of
+from cifar_jax.system import start_time
+from cifar_jax.training import profiling
+from configs import default
+
+
+def dataset(name: str = "cifar10", seed: int = 0, **fields) -> datasets.Dataset:
+    """Loads a data set: `.train.images` is uint8 [N, height, width, 3], `.train.labels` int32 [N].
+
+    Args:
+      name: "cifar10", "cifar100", "digits", "folder", or a TFDS set that is prepared on this machine.
+      seed: draws the validation split.
+      **fields: other fields of `config.dataset`, for example labels="coarse" or path="pets".
+
+    Raises:
+      UserError: a field or the data are wrong.
+    """
+    config = default.get_config()
+    config.seed = seed
+    for field, value in {"name": name, **fields}.items():
+        if field not in config.dataset:
+            hint = config_lib.nearest(field, list(config.dataset))
+            raise UserError(f"there is no field dataset.{field}{hint}")
+        try:
+            config.dataset[field] = value
+        except TypeError as error:
+            raise UserError(f"dataset.{field}: {error}") from None
+    config_lib.expand_home(config, default.FIELDS)
+    config_lib.validate(config, default.FIELDS)
+    return datasets.load(config.dataset, config.seed)
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    on_epoch: Callable[[dict], object] | None = None,
+) -> list[dict]:
+    """Trains a recipe in a folder, or resumes the run there. The weights have the same bits as main.py's.
+
+    Ctrl-C (KeyboardInterrupt) ends training; the same call resumes it from the last checkpoint.
+
+    Args:
+      config: the recipe, from `cifar_jax.recipe`.
+      workdir: the folder of the run.
+      on_epoch: called after each evaluated epoch, when it is saved, with its entry of the history.
+
+    Returns:
+      The history of the run.
+
+    Raises:
+      UserError: something is wrong with the recipe, the data or the folder.
+    """
+    workdir = os.path.expanduser(os.fspath(workdir))
+    start_time.restart()
+    config = config.copy_and_resolve_references()
+    config_lib.expand_home(config, default.FIELDS)
+    if config.get("deterministic") is True:
+        determinism.enable()
+    with settings.fixed():
+        training.train(checked(config, workdir), workdir, on_epoch)
+    return history(workdir)
+
+
+def checked(config: ConfigDict, workdir: str) -> ConfigDict:
+    """The config of a run that is to start or resume, after all checks that need no data.
+
+    Args:
+      config: the recipe.
+      workdir: the folder of the run; "" for a new one.
+
+    Raises:
+      UserError: the recipe is not valid, or the folder holds a run of another one.
+    """
+    config_lib.validate(config, default.FIELDS)
+    if workdir:
+        files_of.check_recipe(workdir, config, default.get_config())
+    if config.profile and parallel.is_main():
+        profiling.make_folder(config.profile)
+    if config.init_from and not (workdir and files_of.has_run(workdir)):
+        init_from.check(config)
+    return config
+
+
+def history(workdir: str | os.PathLike) -> list[dict]:
+    """The history of a run: a dict for each evaluated epoch, as in metrics.jsonl.
+
+    The keys are epoch, step, train_loss, train_accuracy, test_loss, test_accuracy, learning_rate, seconds and
+    images_per_second; val_loss and val_accuracy with a validation split.
+
+    Raises:
+      UserError: there is no run in the folder.
+    """
+    workdir = os.path.expanduser(os.fspath(workdir))
+    if not files_of.has_run(workdir):
+        raise UserError(f"there is no run in {workdir}")
+    return reports.read_metrics(os.path.join(workdir, files_of.METRICS))

@@ -1,0 +1,117 @@
+"""Training in Python: the same bits as `main.py`, resumable, and nothing else in the process changes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import cifar_jax
+from tests.helpers import runs
+
+FIELDS = {"num_epochs": 2, "dataset.train_examples": 256}
+
+
+@pytest.fixture
+def config():
+    config = cifar_jax.recipe("configs/quickstart.py")
+    config.update_from_flattened_dict(FIELDS)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    monkeypatch.setattr("cifar_jax.training.report.draw_first_batch", lambda *args: None)
+    for name in ("history", "confusion"):
+        monkeypatch.setattr(f"cifar_jax.reporting.plots.plot_{name}", lambda *args: None)
+
+
+def test_the_same_bits_as_the_command_line(config, tmp_path):
+    jax.config.update("jax_enable_x64", True)  # a script's own setting
+    try:
+        entries = []
+        history = cifar_jax.train(config, tmp_path / "python", on_epoch=entries.append)
+        assert jax.config.jax_enable_x64
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert runs.run(runs.arguments(tmp_path / "main", FIELDS), tmp_path / "log").status == 0
+    ours, theirs = ((tmp_path / name / runs.BEST).read_bytes() for name in ("python", "main"))
+    assert ours == theirs
+    assert runs.read_metrics(tmp_path / "python") == runs.read_metrics(tmp_path / "main")
+    assert [entry["epoch"] for entry in history] == [1, 2]
+    assert entries == history == cifar_jax.history(tmp_path / "python")
+
+
+def test_ctrl_c_and_the_same_call_again(config, tmp_path):
+    whole = cifar_jax.train(config, tmp_path / "whole")
+
+    def interrupt(entry):
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            cifar_jax.train(config, tmp_path / "stopped", on_epoch=interrupt)
+    again = cifar_jax.train(config, tmp_path / "stopped")
+    assert [entry["test_loss"] for entry in again] == [entry["test_loss"] for entry in whole]
+    weights = [(tmp_path / name / runs.BEST).read_bytes() for name in ("whole", "stopped")]
+    assert weights[0] == weights[1]
+
+
+def test_mistakes_are_said_before_anything_is_made(config, tmp_path):
+    workdir = tmp_path / "run"
+    config.batch_size = 0
+    with pytest.raises(cifar_jax.UserError, match="batch_size is 0, but must be at least 1"):
+        cifar_jax.train(config, workdir)
+    with pytest.raises(cifar_jax.UserError, match="there is no run in"):
+        cifar_jax.history(workdir)
+    assert not workdir.exists()
+    with pytest.raises(
+        cifar_jax.UserError, match=r"no field dataset\.lables; did you mean 'labels'"
+    ):
+        cifar_jax.dataset("digits", lables="fine")
+    with pytest.raises(cifar_jax.UserError, match=r"dataset\.image_size"):
+        cifar_jax.dataset("digits", image_size="big")
+
+
+def test_a_data_set():
+    data = cifar_jax.dataset("digits", validation_examples=100)
+    assert data.train.images.shape == (1337, 32, 32, 3)
+    assert len(data.validation.labels) == 100
+
+
+CODE = """
+import os, signal
+import jax
+environment = dict(os.environ)
+handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+import cifar_jax
+
+assert dict(os.environ) == environment
+assert {number: signal.getsignal(number) for number in handlers} == handlers
+assert sorted(cifar_jax.__all__) == [name for name in dir(cifar_jax) if name in cifar_jax.__all__]
+cifar_jax.load, cifar_jax.train, cifar_jax.UserError
+assert dict(os.environ) == environment
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+print("imported")
+"""
+
+
+def test_importing_changes_nothing():
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert (done.stdout, done.stderr) == ("imported\n", "")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_attribute_that_is_not_there():
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        cifar_jax.trian  # noqa: B018
