@@ -1,9 +1,15 @@
-"""The links in the Markdown files lead somewhere, and the recipes in their commands exist."""
+"""The links in the Markdown files lead somewhere; the flags, fields and recipes of their commands exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from cifar_jax.api import recipes
+from cifar_jax.cli import MODES, arguments
+from cifar_jax.errors import UserError
+from configs import default
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -53,6 +59,41 @@ def broken_links(document: Path) -> list[str]:
     return broken
 
 
+def commands(text: str) -> list[list[str]]:
+    """The arguments of each `python main.py` or `cifar-jax` in the blocks of shell commands of a text."""
+    found = []
+    for block in re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.split("&&"):
+                words = shlex.split(command, comments=True)
+                for program in ("main.py", "cifar-jax"):
+                    if program in words:
+                        found.append(words[words.index(program) + 1 :])
+    return found
+
+
+def mistakes(args: list[str]) -> list[str]:
+    """What is wrong with the flags and fields of a command, as far as no file of the reader matters."""
+    given = dict(arg.lstrip("-").partition("=")[::2] for arg in args)
+    mode = given.get("mode", "train")
+    fields = {name: value for name, value in given.items() if name.startswith("config.")}
+    wrong = [] if mode in MODES else [f"--mode={mode}"]
+    for name in given.keys() - fields.keys() - {"mode", "help"}:
+        if mode not in arguments.USED_BY.get(name, ()):
+            wrong.append(f"--{name}")
+    for name in fields:
+        if name.removeprefix("config.") not in default.FIELDS:
+            wrong.append(f"--{name}")
+    recipe = given.get("config", "")
+    if recipe and recipe != OWN_RECIPE and not recipe.startswith("configs/rerun.py") and not wrong:
+        try:
+            changes = [f"--{name}={value}" for name, value in fields.items()]
+            arguments.load_recipe(recipes.resolve(recipe), changes)
+        except UserError as error:
+            wrong.append(str(error))
+    return wrong
+
+
 def missing_recipes(text: str, root: Path = ROOT) -> list[str]:
     """The paths and patterns after --config= and --recipes= that match nothing. Words like FILE may."""
     missing = []
@@ -79,13 +120,43 @@ def test_every_recipe_in_a_command_exists(document):
     assert missing_recipes(document.read_text()) == []
 
 
+@pytest.mark.parametrize("document", [x for x in DOCUMENTS if x != WRONG_COMMANDS], ids=name)
+def test_every_command_has_flags_and_fields_that_exist(document, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    wrong = {shlex.join(args): mistakes(args) for args in commands(document.read_text())}
+    assert {command: words for command, words in wrong.items() if words} == {}
+
+
+def test_every_module_and_script_in_a_command_exists():
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for module in re.findall(r"python -m ((?:benchmarks|tests)[\w.]*)", text):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+        for script in re.findall(r"python ((?!main\.py)[\w/]+\.py)", text):
+            assert (ROOT / script).exists(), script
+
+
+def test_a_wrong_command_is_found(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = "```sh\npip install x && python main.py --mode=eval \\\n    --imag=a  # b\ncifar-jax --help\n```\n"
+    assert commands(text) == [["--mode=eval", "--imag=a"], ["--help"]]
+    assert [mistakes(args) for args in commands(text)] == [["--imag"], []]
+    quickstart = "--config=configs/quickstart.py"
+    assert mistakes([quickstart, "--config.batch_size=32"]) == []
+    assert mistakes([quickstart, "--config.bach_size=32"]) == ["--config.bach_size"]
+    assert len(mistakes([quickstart, "--config.batch_size=0"])) == 1
+    assert mistakes([quickstart, "--image=frog.png"]) == ["--image"]
+
+
 def test_the_documents_have_links_anchors_and_commands():
     """Otherwise the tests above would pass because they found nothing."""
     together = "\n".join(document.read_text() for document in DOCUMENTS)
     assert "](docs/results.md)" in together
     assert "](../docs/results.md#speed-beside-pytorch)" in together
     assert "--config=configs/lenet.py" in together
-    assert "--recipes='configs/cifar100/cnn_[bdms]*.py'" in together
+    assert "--recipes='configs/cifar100/cnn_*.py'" in together
+    assert len(commands(together)) > 40
 
 
 def test_a_broken_link_is_found(tmp_path):
