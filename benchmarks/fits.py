@@ -28,7 +28,8 @@ def main(folders: list[str]) -> None:
                     for each, paths in found.items()
                 }
                 mean = sum(right[each] / len(found[each]) for each in classes) / len(classes)
-                print(f"  {fit:8} {sum(right.values()) / count:6.1%}  mean {mean:6.1%}")
+                total = sum(right.values())
+                print(f"  {fit:12} {total / count:6.1%} ({total})  mean {mean:6.1%}")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main() -> None:
         )
         shutil.copy(runs / "quickstart/history.png", PICTURES / "history.png")
         shutil.copy(runs / "quickstart/first_batch.png", PICTURES / "first_batch.png")
-        photograph(runs / "quickstart/eval/index.html", PICTURES / "evaluation.png", height=1040)
+        photograph(runs / "quickstart/eval/index.html", PICTURES / "evaluation.png", height=1005)
         photograph(runs / "compare/index.html", PICTURES / "comparison.png", height=900)
     for path in sorted(PICTURES.glob("*.png")):
         shrink(path)

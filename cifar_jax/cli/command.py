@@ -18,8 +18,7 @@ Flags:
   --weights   best (default) or latest of the workdir, a file, or the name of a bundled network;
               without --weights, --workdir and --config.init_from: the bundled resnet20_v2
   --image     a picture or a folder of pictures; may be repeated
-  --fit       predict: how a picture is made square: crop, squash, pad or all of them and their
-              mirror images together (default)
+  --fit       predict: how a picture is made square: crop, squash, pad, crop+squash (default) or all
   --format    export: onnx (default), stablehlo, jax or safetensors
   --json      eval and predict: print JSON
   --output    export: the file to write; predict: a .png to draw pictures and answers into

@@ -17,9 +17,15 @@ from cifar_jax.system import files
 # Height and width of the largest network input, in pixels. It keeps a damaged number from filling memory.
 LARGEST_IMAGE = 1024
 
-# The ways to make a picture square, and all of them together.
-FITS = ("all", "crop", "pad", "squash")
-DEFAULT_FIT = "all"
+# The ways to make a picture square. Of several at once, the mirror images are taken too.
+FITS = {
+    "crop+squash": ("crop", "squash"),
+    "crop": ("crop",),
+    "squash": ("squash",),
+    "pad": ("pad",),
+    "all": ("crop", "squash", "pad"),
+}
+DEFAULT_FIT = "crop+squash"
 
 # Formats of Pillow that are not decoded: EPS is a program, which Ghostscript would run; for the others
 # Pillow has no decoder (for WMF, only on Windows).
@@ -78,8 +84,8 @@ def fitted(picture: Image.Image, size: int, fit: str) -> np.ndarray:
       picture: in mode "RGB". A square picture has one view, with any `fit`.
       size: height and width of the views, in pixels.
       fit: "crop" (the central square), "pad" (the whole picture, on a square in the median colour of its
-        edge), "squash" (the whole picture, with its proportions changed), or "all" (these three, then the
-        mirror image of each).
+        edge), "squash" (the whole picture, with its proportions changed), "crop+squash" or "all": these
+        views, then the mirror image of each.
 
     Raises:
       UserError: there is no such fit.
@@ -89,20 +95,22 @@ def fitted(picture: Image.Image, size: int, fit: str) -> np.ndarray:
     if picture.width == picture.height or fit == "crop":
         return square_rgb(picture, size)[None]
     if fit == "pad":
-        return square_rgb(_padded(picture), size)[None]
+        return np.asarray(_padded(picture, size))[None]
     if fit == "squash":
         return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))[None]
-    views = np.concatenate([fitted(picture, size, each) for each in ("crop", "pad", "squash")])
+    views = np.concatenate([fitted(picture, size, each) for each in FITS[fit]])
     return np.concatenate([views, views[:, :, ::-1]])
 
 
-def _padded(picture: Image.Image) -> Image.Image:
-    """The picture in the middle of a square in the median colour of its edge."""
+def _padded(picture: Image.Image, size: int) -> Image.Image:
+    """The whole picture in the middle of a square in the median colour of its edge."""
     pixels = np.asarray(picture)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    side = max(picture.size)
-    square = Image.new("RGB", (side, side), tuple(int(value) for value in np.median(edge, axis=0)))
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    square = Image.new("RGB", (size, size), tuple(int(value) for value in np.median(edge, axis=0)))
+    # Resized first: the square of a very long picture would not fit in memory.
+    width, height = (max(1, round(side * size / max(picture.size))) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    square.paste(picture, ((size - width) // 2, (size - height) // 2))
     return square
 
 

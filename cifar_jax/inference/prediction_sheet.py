@@ -21,7 +21,6 @@ PER_SHEET = 60
 
 # Measures in pixels of the file.
 _SIDE = 160  # of a picture
-_PER_ROW = 3  # of several views, which are half as large
 _NAMES, _BARS, _PERCENT = 115, 150, 60
 _GAP, _HEAD, _FOOT = 16, 30, 24
 _HEIGHT = _HEAD + _SIDE + _FOOT + _GAP
@@ -108,8 +107,8 @@ def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
 
     columns = 1 if len(cells) <= 3 else 2
     rows = -(-len(cells) // columns)
-    has_views = any(len(cell.seen) > 1 for cell in cells)
-    seen_width = _PER_ROW * _SIDE // 2 if has_views else _SIDE
+    blocks = [_block(cell.seen) for cell in cells]
+    seen_width = max(block.shape[1] for block in blocks)
     cell_width = _SIDE + seen_width + 3 * _GAP + _NAMES + _BARS + _PERCENT
     width, height = columns * cell_width + _GAP, rows * _HEIGHT + _GAP
     sheet = np.full((height, width, 3), 255, np.uint8)
@@ -131,7 +130,7 @@ def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
             (
                 left + _SIDE + _GAP,
                 seen_width,
-                _side_by_side(cell.seen),
+                blocks[index],
                 f"as the network sees it, {size}x{size}",
             ),
         ):
@@ -154,17 +153,15 @@ def draw(path: str | os.PathLike, cells: list[Cell]) -> None:
         plots.save(path, figure)
 
 
-def _side_by_side(views: np.ndarray) -> np.ndarray:
-    """One view as large as the picture, or several of half that size in rows, with white gaps."""
+def _block(views: np.ndarray) -> np.ndarray:
+    """One view as large as the picture; or several, half as large, above their mirror images."""
     if len(views) == 1:
         return _fit(views[0], _SIDE)
-    cell = _SIDE // 2
-    rows = -(-len(views) // _PER_ROW)
-    block = np.full((rows * cell, _PER_ROW * cell, 3), 255, np.uint8)
+    cell, columns = _SIDE // 2, len(views) // 2
+    block = np.full((_SIDE, columns * cell, 3), 255, np.uint8)
     for index, view in enumerate(views):
         image = _fit(view, cell - 4)
-        y, x = index // _PER_ROW * cell, index % _PER_ROW * cell
-        y, x = y + (cell - len(image)) // 2, x + (cell - len(image)) // 2
+        y, x = (place * cell + (cell - len(image)) // 2 for place in divmod(index, columns))
         block[y : y + len(image), x : x + len(image)] = image
     return block
 

@@ -43,7 +43,7 @@ def test_paths_images_and_arrays_give_the_same_answer(network, picture, tmp_path
 
 def test_the_command_line_answers_the_same(network, picture, tmp_path):
     picture.save(tmp_path / "picture.png")
-    for fit in ("crop", "all"):
+    for fit in ("crop", "crop+squash"):
         answer = cli.call(
             tmp_path,
             "--mode=predict",
@@ -59,8 +59,8 @@ def test_the_command_line_answers_the_same(network, picture, tmp_path):
 
 
 def test_several_views_are_averaged_as_log_probabilities(network, picture):
-    views = pictures.fitted(picture, 32, "all")
-    assert views.shape == (6, 32, 32, 3)
+    views = pictures.fitted(picture, 32, "crop+squash")
+    assert views.shape == (4, 32, 32, 3)
     logits = np.asarray(predict.logits(network.weights)(network.weights.variables, views))
     mean = jax.nn.log_softmax(logits).mean(axis=0)
     np.testing.assert_allclose(
@@ -127,7 +127,7 @@ def test_what_is_no_picture(network, image, says):
 
 
 def test_mistakes(network):
-    with pytest.raises(cifar_jax.UserError, match="fit is 'stretch', but takes one of all, crop"):
+    with pytest.raises(cifar_jax.UserError, match="fit is 'stretch', but takes one of crop"):
         network.predict(np.zeros((4, 4, 3), np.uint8), fit="stretch")
     with pytest.raises(cifar_jax.UserError, match="no file 'resnet20_v3'; did you mean"):
         cifar_jax.load("resnet20_v3")

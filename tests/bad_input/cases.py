@@ -31,6 +31,8 @@ FLAGS = {
     "typo": "unexpected argument 'typo'",
     "--json=maybe": "takes true or false",
     "--image=frog.png": "--image is for --mode=predict",
+    "--fit=crop": "--fit is for --mode=predict",
+    "--fit=stretch": "<crop+squash|crop|squash|pad|all>",
     "--weights=best": "--weights is for --mode=eval, --mode=predict and --mode=export",
     "--num_processes=two": "takes a whole number",
     "--num_processes=2": "could not join the other processes",

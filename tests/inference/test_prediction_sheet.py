@@ -103,7 +103,7 @@ def test_where_it_cannot_be_written(path, says):
 
 
 def test_every_view_is_drawn(picture, tmp_path):
-    """Of the six views, two are all green, two half green, two squashed and half green; 64x64 each."""
+    """Of six views, 64x64 each, two are green, two half green, and two half of the padded picture."""
     (path,) = prediction_sheet.write(str(tmp_path / "out.png"), [answer(picture)], 32, fit="all")
     sheet = np.asarray(Image.open(path).convert("RGB"))
     given, view = 80 * 80, 64 * 64
