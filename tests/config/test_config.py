@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
-from cifar_jax.cli import recipes as recipe_files
+from cifar_jax.api import recipes as recipe_files
 from cifar_jax.errors import UserError
 from configs import default
 
