@@ -24,9 +24,9 @@ WIDTH, SCALE = 1100, 1
 QUICKSTART = "--config=configs/quickstart.py"
 # The runs of the comparison, and the fields in which they differ from the quickstart.
 CHANGES = {
-    "quickstart": [],
+    "first": [],
+    "long": ["--config.num_epochs=100"],
     "no_batch_norm": ["--config.model.batch_norm=False"],
-    "no_augmentation": ["--config.augment.crop_padding=0"],
 }
 
 
@@ -36,7 +36,7 @@ def main() -> None:
         runs = Path("runs")
         for name, change in CHANGES.items():
             program(QUICKSTART, *change, f"--workdir={runs}/{name}")
-        program("--mode=eval", f"--workdir={runs}/quickstart")
+        program("--mode=eval", f"--workdir={runs}/first")
         program("--mode=compare", f"--workdir={runs}/*")
         program(
             "--mode=predict",
@@ -44,9 +44,9 @@ def main() -> None:
             f"--image={PICTURES}/photographs",
             f"--output={PICTURES}/prediction.png",
         )
-        shutil.copy(runs / "quickstart/history.png", PICTURES / "history.png")
-        shutil.copy(runs / "quickstart/first_batch.png", PICTURES / "first_batch.png")
-        photograph(runs / "quickstart/eval/index.html", PICTURES / "evaluation.png", height=1005)
+        shutil.copy(runs / "first/history.png", PICTURES / "history.png")
+        shutil.copy(runs / "first/first_batch.png", PICTURES / "first_batch.png")
+        photograph(runs / "first/eval/index.html", PICTURES / "evaluation.png", height=1005)
         photograph(runs / "compare/index.html", PICTURES / "comparison.png", height=900)
     for path in sorted(PICTURES.glob("*.png")):
         shrink(path)

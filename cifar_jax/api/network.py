@@ -107,6 +107,10 @@ class Network:
         Raises:
           UserError: the data set has other classes or another image size than the network.
         """
+        if not isinstance(data, datasets.Dataset | datasets.Split):
+            raise UserError(
+                f"evaluate takes a data set, as cifar_jax.dataset returns it, or a split of it, not {data!r}"
+            )
         split = data.test if isinstance(data, datasets.Dataset) else data
         names = getattr(data, "class_names", self.class_names)
         if names != self.class_names:

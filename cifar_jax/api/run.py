@@ -51,7 +51,7 @@ def train(
 ) -> list[dict]:
     """Trains a recipe in a folder, or resumes the run there. The weights have the same bits as main.py's.
 
-    Ctrl-C (KeyboardInterrupt) ends training; the same call resumes it from the last checkpoint.
+    Ctrl-C raises KeyboardInterrupt without saving first; the same call resumes from the last checkpoint.
 
     Args:
       config: the recipe, from `cifar_jax.recipe`.

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
+from absl import logging
 
 from cifar_jax.errors import UserError
 from cifar_jax.reporting import HistoryFile, history_file
@@ -75,20 +76,21 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._found  # noqa: B018 - moves damaged checkpoints away before Orbax looks
-        return ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._policy,
-                # Leftovers of killed saves; a reader must not delete what another process saves.
-                cleanup_tmp_directories=not self._read_only,
-                read_only=self._read_only,
-                create=False,
-                async_options=ocp.options.AsyncOptions(
-                    post_finalization_callback=self._seal_before_commit
+        with _without_warnings():
+            return ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=self._policy,
+                    # Leftovers of killed saves; a reader must not delete what another process saves.
+                    cleanup_tmp_directories=not self._read_only,
+                    read_only=self._read_only,
+                    create=False,
+                    async_options=ocp.options.AsyncOptions(
+                        post_finalization_callback=self._seal_before_commit
+                    ),
                 ),
-            ),
-            item_names=("state", "progress"),
-        )
+                item_names=("state", "progress"),
+            )
 
     def __enter__(self):
         return self
@@ -302,6 +304,17 @@ class Checkpoints:
 
 def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _without_warnings():
+    """Inside the `with`, Orbax does not warn that a manager which only reads saves nothing."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextlib.contextmanager

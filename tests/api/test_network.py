@@ -133,5 +133,8 @@ def test_mistakes(network):
         cifar_jax.load("resnet20_v3")
     with pytest.raises(cifar_jax.UserError, match="trained on other classes"):
         network.evaluate(cifar_jax.dataset("digits"))
+    for nothing in ("digits", cifar_jax.dataset("digits").validation):
+        with pytest.raises(cifar_jax.UserError, match="evaluate takes a data set"):
+            network.evaluate(nothing)
     with pytest.raises(cifar_jax.UserError, match="the images are 8x8"):
         network.evaluate(cifar_jax.dataset("digits", image_size=8).test)

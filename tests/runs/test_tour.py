@@ -8,8 +8,8 @@ WRITTEN = (
     "runs/long/report.json",
     "runs/compare/index.html",
     "runs/first/eval/index.html",
-    "answers.png",
-    "digits.onnx",
+    "runs/answers.png",
+    "runs/digits.onnx",
 )
 
 
