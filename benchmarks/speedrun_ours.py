@@ -12,7 +12,7 @@ from benchmarks import common, ours
 from cifar_jax import config as config_lib
 from cifar_jax import steps, training
 from cifar_jax.data import datasets
-from cifar_jax.inference import evaluate
+from cifar_jax.inference import Result, evaluate
 from cifar_jax.runtime import parallel
 from cifar_jax.steps import augment, inference_variables
 from configs import default
@@ -84,7 +84,7 @@ class Session:
             "with_evaluation": first + train + evaluation,
         }
 
-    def _evaluate(self, eval_sums, variables) -> evaluate.Result:
+    def _evaluate(self, eval_sums, variables) -> Result:
         return evaluate.evaluate(eval_sums, variables, self._test_data, self._names)
 
 

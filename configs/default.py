@@ -42,14 +42,17 @@ FIELDS: dict[str, Field] = {
     # export use them as they are.
     "init_from": path(""),
     # "cifar10", "cifar100", "digits", "folder" (your own pictures, see `dataset.path`), or any image
-    # classification set of TensorFlow Datasets that is prepared on this machine.
+    # classification set of TensorFlow Datasets that is prepared on this machine. For segmentation:
+    # "segmentation_folder" (pictures and masks, see `dataset.path`), "mosaic" (scenes made of the images of
+    # `dataset.tiles`), or a set of TensorFlow Datasets with dataset.labels="mask".
     "dataset.name": text("cifar10"),
     # Folder of prepared TFDS sets. Empty: TFDS_DATA_DIR, or else the default folder of TFDS.
     "dataset.data_dir": path(""),
     # An official CIFAR archive, or the folder it unpacks to. Used instead of TFDS.
     "dataset.archive": path(""),
     # For "folder": a folder with one subfolder of pictures per class, or with `train` and `test`
-    # folders that each hold such subfolders.
+    # folders that each hold such subfolders. For "segmentation_folder": folders `images` and `masks`, or
+    # NAME_sat.jpg and NAME_mask.png side by side; or `train` and `test` with these.
     "dataset.path": path(""),
     # Without `train` and `test`: the share of each class to test on, and the seed that draws it. It is
     # separate from `seed`, so that all runs share their test pictures.
@@ -57,8 +60,20 @@ FIELDS: dict[str, Field] = {
     "dataset.split_seed": whole(0, 0, LARGEST_SEED),
     # If a picture cannot be read: "refuse" the folder, or "skip" the picture with a message.
     "dataset.broken_pictures": choice("refuse", "skip"),
-    # CIFAR-100 only: "fine" (100 classes) or "coarse" (20 superclasses).
-    "dataset.labels": choice("fine", "coarse"),
+    # CIFAR-100: "fine" (100 classes) or "coarse" (20 superclasses). "mask": a TFDS set with a
+    # segmentation_mask, to learn the class of each pixel.
+    "dataset.labels": choice("fine", "coarse", "mask"),
+    # Segmentation: the classes of the masks, in the order of their numbers, "sky, road", or with the colour
+    # that each has in the masks, "sky #00FFFF, road #808080". Empty: as many numbers as there are.
+    "dataset.classes": text(""),
+    # The number or colour in the masks of pixels without a class, which count nowhere. Empty: 255 in masks
+    # with numbers, none in masks with colours.
+    "dataset.void": text(""),
+    # For "mosaic": the classification set whose images are the tiles, and how many scenes to make of its
+    # training and its test images; `split_seed` draws them.
+    "dataset.tiles": text("digits"),
+    "dataset.train_scenes": whole(4000, 1),
+    "dataset.test_scenes": whole(1000, 1),
     # Height and width in pixels of the network's input. Pictures are decoded to this size. CIFAR and
     # other small images are enlarged on the device, after the crop.
     "dataset.image_size": whole(32, 1, LARGEST_IMAGE),
@@ -113,6 +128,9 @@ FIELDS: dict[str, Field] = {
     "model.remat": unset(bool),
     # ResNets, airbench94 and airbench96: begin with a fixed 2x2 convolution that whitens image patches.
     "model.whitening": unset(bool),
+    # ResNets and MobileNetV2: make the network fully convolutional, with a class for each pixel. Its finest
+    # feature map has this stride, a power of 2: FCN-32s, FCN-16s and FCN-8s of Long et al., 2015.
+    "model.fcn_stride": unset(int),
     # Compute batch statistics over all devices (True) or on each device separately (False).
     "sync_batch_norm": switch(True),
     "label_smoothing": number(0.0, 0, below=1),

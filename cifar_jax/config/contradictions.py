@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from cifar_jax.config.fields import COUNT, FINITE, TINY
 from cifar_jax.config.words import shown
+from cifar_jax.data import masks
 from cifar_jax.models import MODELS, WHITENING
 
 # Beta distributions with a smaller alpha give NaN in float32.
@@ -17,6 +18,9 @@ MOST_BOUNDARIES = 1000
 # Training images of well-known sets. Others are checked when they are loaded.
 TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1437}
 
+# Data sets with a class for each pixel.
+WITH_MASKS = ("mosaic", "segmentation_folder")
+
 # ((names of fields, ...), what is wrong).
 Errors = Iterator[tuple[tuple[str, ...], str]]
 
@@ -27,9 +31,50 @@ def contradictions(flat: dict) -> Errors:
     yield from _dataset_errors(flat)
     yield from _augment_errors(flat)
     yield from _optimizer_errors(flat)
+    yield from _segmentation_errors(flat)
     for name in ("transfer.frozen_epochs", "transfer.freeze_batch_norm"):
         if flat[name] and not flat["init_from"]:
             yield (name, "init_from"), f"{name} needs pretrained weights: set init_from"
+
+
+def _segmentation_errors(flat: dict) -> Errors:
+    name, labels, stride = "dataset.name", "dataset.labels", "model.fcn_stride"
+    has_masks = flat[name] in WITH_MASKS or flat[labels] == "mask"
+    is_segmentation = flat[stride] is not None
+    if is_segmentation and not has_masks:
+        yield (
+            (name, labels, stride),
+            f"model.fcn_stride is for segmentation, but {shown(flat[name])} has a class for each image, not "
+            f"for each pixel: set dataset.name to one of {', '.join(WITH_MASKS)}, or dataset.labels=mask",
+        )
+    if has_masks and not is_segmentation:
+        what = flat[name] if flat[name] in WITH_MASKS else "dataset.labels=mask"
+        yield (
+            (name, labels, stride),
+            f"{what} has a class for each pixel: set model.fcn_stride, for example 8, with a ResNet or "
+            "MobileNetV2",
+        )
+    if flat[name] in WITH_MASKS and flat[labels] == "mask":
+        yield (name, labels), f"dataset.labels=mask is for TFDS sets, not for {flat[name]}"
+    if flat[name] == "mosaic" and flat["dataset.tiles"] in (*WITH_MASKS, "folder"):
+        tiles = shown(flat["dataset.tiles"])
+        yield ("dataset.tiles",), f"dataset.tiles is {tiles}, but takes a classification set"
+    try:
+        masks.parse_classes(flat["dataset.classes"], flat["dataset.void"])
+    except ValueError as error:
+        yield ("dataset.classes", "dataset.void"), f"dataset.{error}"
+    for field in ("dataset.classes", "dataset.void"):
+        if flat[field] and (flat[name] == "mosaic" or not has_masks):
+            yield (field, name), f"{field} is for sets with masks, not for {shown(flat[name])}"
+    if not is_segmentation:
+        return
+    if flat["augment.mixup"]:
+        yield ("augment.mixup", stride), "augment.mixup is for classification: set it to 0"
+    if flat["test_time_augmentation"] == "mirror_and_shift":
+        yield (
+            ("test_time_augmentation", stride),
+            "test_time_augmentation 'mirror_and_shift' is for classification: set none or mirror",
+        )
 
 
 def _augment_errors(flat: dict) -> Errors:
@@ -104,19 +149,23 @@ def _dataset_errors(flat: dict) -> Errors:
             yield (name,), f"{name} is {shown(value)}, but must be positive"
     # TFDS names may end in a colon and a version.
     dataset = flat["dataset.name"].partition(":")[0]
-    if flat["dataset.labels"] == "coarse" and dataset != "cifar100":
+    owner = flat["dataset.tiles"] if dataset == "mosaic" else dataset
+    if flat["dataset.labels"] == "coarse" and owner != "cifar100":
         names = ("dataset.labels", "dataset.name")
         yield names, "dataset.labels is 'coarse', which only cifar100 has"
     names = ("dataset.name", "dataset.path")
-    if dataset == "folder" and not flat["dataset.path"]:
-        yield names, "dataset.name is 'folder': set dataset.path to the folder of pictures"
-    if flat["dataset.path"] and dataset != "folder":
+    folders = ("folder", "segmentation_folder")
+    if dataset in folders and not flat["dataset.path"]:
+        yield names, f"dataset.name is {dataset!r}: set dataset.path to the folder of pictures"
+    if flat["dataset.path"] and dataset not in folders:
         yield names, f"dataset.path is for dataset.name 'folder', not {shown(dataset)}"
     yield from _size_errors(flat, dataset)
 
 
 def _size_errors(flat: dict, dataset: str) -> Errors:
     there = TRAIN_IMAGES.get(dataset, COUNT)
+    if dataset == "mosaic":
+        there = flat["dataset.train_scenes"]
     wanted, held_out = flat["dataset.train_examples"], flat["dataset.validation_examples"]
     names = ("dataset.name", "dataset.train_examples", "dataset.validation_examples")
     if wanted + held_out > there or held_out >= there:

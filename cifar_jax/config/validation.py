@@ -79,7 +79,9 @@ def _model_errors(config, wrong: set[str]) -> list:
     if mistakes:
         return [(("model",), f"model: {words}") for words in mistakes]
     size, batch_size = config.dataset.image_size, config.batch_size
-    is_usual = size == 32 and batch_size > 1 and not {"hidden_sizes", "width"} & {*options}
+    is_usual = (
+        size == 32 and batch_size > 1 and not {"hidden_sizes", "width", "fcn_stride"} & {*options}
+    )
     if is_usual or wrong & {"dataset.image_size", "batch_size"}:
         return []  # known to fit; tracing a network takes up to half a second
     try:

@@ -50,7 +50,8 @@ def _read(path: Path, identity: str) -> Images | None:
                 return None
             arrays = {name: file[name] for name in _ARRAYS}
             tuples = {name: tuple(header[name]) for name in _TUPLES}
-        return Images(**arrays, **tuples)
+            colours = tuple(map(tuple, header.get("colours", ())))
+        return Images(**arrays, **tuples, colours=colours)
     except FileNotFoundError:
         return None
     # Damage may raise nearly any exception of zipfile, NumPy or JSON.
@@ -61,6 +62,8 @@ def _read(path: Path, identity: str) -> Images | None:
 
 def _write(path: Path, identity: str, images: Images) -> None:
     tuples = {name: getattr(images, name) for name in _TUPLES}
+    if images.colours:
+        tuples["colours"] = images.colours
     header = json.dumps({"identity": identity, **tuples})
     arrays = {name: getattr(images, name) for name in _ARRAYS}
     try:

@@ -8,9 +8,8 @@ import dataclasses
 
 import numpy as np
 
-from cifar_jax.data import cache, locate
+from cifar_jax.data import locate
 from cifar_jax.errors import UserError
-from cifar_jax.system import files
 
 # Give each purpose its own random numbers under one seed.
 _VALIDATION, _SUBSET = 0, 1
@@ -20,6 +19,7 @@ _VALIDATION, _SUBSET = 0, 1
 class Split:
     """Images uint8 [N, height, width, 3] (RGB, C-contiguous) and their labels int32 [N].
 
+    For segmentation, labels are masks uint8 [N, height, width], as in `masks`.
     `load` returns `aligned` arrays.
     """
 
@@ -47,6 +47,8 @@ class Dataset:
     # Height and width of images that are smaller than config.image_size and enlarged on the device;
     # 0: the images have that size.
     enlarged_from: int = 0
+    # (red, green, blue) of each class of a segmentation set; () for classification.
+    colours: tuple[tuple[int, int, int], ...] = ()
 
 
 def load(config, seed: int) -> Dataset:
@@ -59,14 +61,13 @@ def load(config, seed: int) -> Dataset:
     Raises:
       UserError: anything is wrong with the data; the message says what to do.
     """
-    source = locate.locate(config)
-    images = cache.read_through(
-        files.cache_folder(config.cache_dir),
-        config.name,
-        source,
-        [config.labels, locate.decoded_size(config)],
-    )
+    images = locate.cached(config, locate.locate(config))
     size = images.train_images.shape[1]
+    if images.test_labels.ndim == 3 and len(images.test_labels) * config.image_size**2 >= 2**31:
+        raise UserError(
+            f"the test pictures of {config.name} have more pixels than can be counted "
+            f"({2**31 - 1:,}): set a smaller config.dataset.image_size."
+        )
     validation, train = _choose(images.train_labels, config, seed)
     return Dataset(
         name=config.name,
@@ -79,6 +80,7 @@ def load(config, seed: int) -> Dataset:
         mean=images.mean if config.mean is None else tuple(float(value) for value in config.mean),
         std=images.std if config.std is None else tuple(float(value) for value in config.std),
         enlarged_from=size if size < config.image_size else 0,
+        colours=images.colours,
     )
 
 
@@ -93,6 +95,8 @@ def describe(dataset: Dataset) -> dict:
     }
     if dataset.enlarged_from:
         description["enlarged_from"] = dataset.enlarged_from
+    if dataset.colours:
+        description["colours"] = [list(colour) for colour in dataset.colours]
     return description
 
 
@@ -119,6 +123,8 @@ def _choose(labels: np.ndarray, config, seed: int) -> tuple[np.ndarray, np.ndarr
 
     The validation split is drawn first, so it does not depend on `train_examples`.
     """
+    if labels.ndim > 1:
+        labels = np.zeros(len(labels), np.int32)  # masks: no classes to balance
     wanted = config.train_examples + config.validation_examples
     available = len(labels)
     if wanted > available or config.validation_examples >= available:

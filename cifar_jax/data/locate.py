@@ -3,16 +3,20 @@
 import difflib
 from pathlib import Path
 
-from cifar_jax.data import tfds_prepare
+from cifar_jax.data import cache, tfds_prepare
 from cifar_jax.data.archives import archive_source
 from cifar_jax.data.digits import digits_source
+from cifar_jax.data.mosaic import mosaic_source
 from cifar_jax.data.picture_folders import pictures_source
-from cifar_jax.data.source import SMALL, Source
+from cifar_jax.data.segmentation_folders import segmentation_source
+from cifar_jax.data.source import SMALL, Images, Source
 from cifar_jax.data.tfds_folders import data_root, find_prepared, folder_source
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
 _SMALL_SETS = (*tfds_prepare.NAMES, "digits")
+# The sets with masks; those of TFDS have them if config.dataset.labels is "mask".
+MOSAIC, SEGMENTATION_FOLDER = "mosaic", "segmentation_folder"
 
 
 def decoded_size(config) -> int:
@@ -24,6 +28,12 @@ def decoded_size(config) -> int:
     if config.name.partition(":")[0] in _SMALL_SETS:
         return min(config.image_size, SMALL)
     return config.image_size
+
+
+def cached(config, source: Source) -> Images:
+    """The images of the source of a config: from the cache or, if it does not have them, decoded."""
+    variant = [config.labels, decoded_size(config)]
+    return cache.read_through(files.cache_folder(config.cache_dir), config.name, source, variant)
 
 
 def locate(config) -> Source:
@@ -42,6 +52,12 @@ def locate(config) -> Source:
 
 def _locate(name: str, config) -> Source:
     size = decoded_size(config)
+    if name == MOSAIC:
+        tiles = config.copy_and_resolve_references()
+        tiles.name = config.tiles
+        tiles.image_size = SMALL
+        source = _locate(tiles.name, tiles)
+        return mosaic_source(config, size, source, lambda: cached(tiles, source))
     if config.archive:
         if name not in tfds_prepare.NAMES:
             raise UserError(
@@ -51,11 +67,13 @@ def _locate(name: str, config) -> Source:
         return archive_source(config.archive, name, config.labels, size)
     if name == "folder":
         return pictures_source(config, size)
+    if name == SEGMENTATION_FOLDER:
+        return segmentation_source(config, size)
     if name == "digits":
         if config.labels != "fine":
             raise UserError("digits has no coarse labels; set config.dataset.labels=fine.")
         return digits_source(size)
-    return folder_source(_prepared_folder(name, config.data_dir), config.labels, size)
+    return folder_source(_prepared_folder(name, config.data_dir), config, size)
 
 
 def _prepared_folder(name: str, data_dir: str) -> Path:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def pictures_source(config, image_size: int) -> Source:
     train, test = _splits(folder, config.test_share, config.split_seed)
     names = tuple(train)
     stats = [
-        [os.path.relpath(path, folder), *_size_and_time(path)]
+        [os.path.relpath(path, folder), *size_and_time(path)]
         for split in (train, test)
         for paths in split.values()
         for path in paths
@@ -53,7 +54,7 @@ def pictures_source(config, image_size: int) -> Source:
             images, labels, errors = _decode(split, image_size, f"decoding {what}")
             arrays += [images, labels]
             broken += errors
-        _tell(broken, skip)
+        tell(broken, skip)
         for what, labels in (("train", arrays[1]), ("test", arrays[3])):
             for label in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0):
                 raise UserError(f"no {what} picture of the class {names[label]!r} can be read")
@@ -65,39 +66,51 @@ def pictures_source(config, image_size: int) -> Source:
 def _splits(folder: str, share: float, seed: int) -> tuple[dict, dict]:
     """(train, test), each {class: [path of a picture, ...]} in the order of names."""
     shown = files.shown(folder)
-    if not os.path.exists(folder):
-        raise UserError(f"config.dataset.path: there is no folder {shown}")
-    if not os.path.isdir(folder):
-        raise UserError(f"config.dataset.path: {shown} is a file, not a folder")
-    here = _subfolders(folder)
-    train_folder, test_folder = _first(TRAIN_FOLDERS, here), _first(TEST_FOLDERS, here)
-    if train_folder and test_folder:
-        splits = (train_folder, test_folder)
+    splits = split_folders(folder)
+    if splits:
         train, test = (_classes(os.path.join(folder, name)) for name in splits)
         for name in sorted(train.keys() ^ test.keys()):
             has, lacks = splits if name in train else reversed(splits)
             raise UserError(f"{shown}: the class {name!r} is in {has}, but not in {lacks}")
         return train, test
-    if train_folder and _subfolders(os.path.join(folder, train_folder)):
-        raise UserError(f"{shown} has a folder {train_folder}, but no folder test or val beside it")
     classes = _classes(folder)
     train, test = {}, {}
     for name, paths in classes.items():
-        chosen = _chosen(name, paths, share, seed)
-        if not 0 < len(chosen) < len(paths):
+        to_test = chosen(name, paths, share, seed)
+        if not 0 < len(to_test) < len(paths):
             raise UserError(
                 f"the class {name!r} in {shown} has {len(paths)} pictures: too few to train on some "
                 f"and test on {share:g} of them (config.dataset.test_share)"
             )
-        train[name] = [path for path in paths if path not in chosen]
-        test[name] = [path for path in paths if path in chosen]
+        train[name] = [path for path in paths if path not in to_test]
+        test[name] = [path for path in paths if path in to_test]
     return train, test
+
+
+def split_folders(folder: str) -> tuple[str, str] | None:
+    """The names of a folder's train and test folder; None if it has no train folder.
+
+    Raises:
+      UserError: the folder does not exist, or has folders to train on but none to test on.
+    """
+    shown = files.shown(folder)
+    if not os.path.exists(folder):
+        raise UserError(f"config.dataset.path: there is no folder {shown}")
+    if not os.path.isdir(folder):
+        raise UserError(f"config.dataset.path: {shown} is a file, not a folder")
+    here = subfolders(folder)
+    train, test = first(TRAIN_FOLDERS, here), first(TEST_FOLDERS, here)
+    if train and test:
+        return train, test
+    if train and subfolders(os.path.join(folder, train)):
+        raise UserError(f"{shown} has a folder {train}, but no folder test or val beside it")
+    return None
 
 
 def _classes(folder: str) -> dict[str, list[str]]:
     """{class: paths of its pictures}, both in the order of names."""
     shown = files.shown(folder)
-    names = _subfolders(folder)
+    names = subfolders(folder)
     if not names:
         raise UserError(
             f"{shown} has no subfolders: put the pictures of each class into a subfolder"
@@ -109,20 +122,20 @@ def _classes(folder: str) -> dict[str, list[str]]:
     return {name: pictures.pictures_in(os.path.join(folder, name)) for name in names}
 
 
-def _subfolders(folder: str) -> list[str]:
+def subfolders(folder: str) -> list[str]:
     """The names of a folder's subfolders, without hidden ones and those of `SYSTEM_FOLDERS`."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir()]
     return sorted(n for n in names if not n.startswith(".") and n not in SYSTEM_FOLDERS)
 
 
-def _first(wanted: tuple[str, ...], names: list[str]) -> str | None:
+def first(wanted: tuple[str, ...], names: list[str]) -> str | None:
     """The name that matches the earliest of the wanted names, whatever its case; None without one."""
     by_lower_case = {name.lower(): name for name in reversed(names)}
     return next((by_lower_case[name] for name in wanted if name in by_lower_case), None)
 
 
-def _size_and_time(path: str) -> tuple[int, int]:
+def size_and_time(path: str) -> tuple[int, int]:
     """Size and time of change of a file; zeros for a broken link, which is reported as a broken picture."""
     try:
         status = os.stat(path)
@@ -131,7 +144,7 @@ def _size_and_time(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _chosen(name: str, paths: list[str], share: float, seed: int) -> set[str]:
+def chosen(name: str, paths: list[str], share: float, seed: int) -> set[str]:
     """A share of the paths (rounded, at least one), drawn by their names."""
 
     def rank(path):
@@ -155,21 +168,36 @@ def _decode(split: dict, size: int, what: str) -> tuple[np.ndarray, np.ndarray, 
             f"{len(paths)} pictures of {size}x{size} pixels need {len(paths) * size**2 * 3 / 1e9:.0f} GB "
             "of memory: choose a smaller config.dataset.image_size"
         ) from None
-    whole = np.ones(len(paths), bool)
-    errors = []
 
     def load(index):
+        images[index] = pictures.load_picture(paths[index], size)
+
+    whole, errors = in_threads(load, len(paths), what)
+    if errors:
+        images, labels = images[whole], labels[whole]
+    return images, labels, errors
+
+
+def in_threads(load: Callable[[int], None], count: int, what: str) -> tuple[np.ndarray, list[str]]:
+    """Calls `load` with each index below `count`, in as many threads as there are CPUs for this process.
+
+    Returns:
+      (bool [count], for which of them it raised no UserError; a line for each other one).
+    """
+    whole = np.ones(count, bool)
+    errors = []
+
+    def tried(index):
         try:
-            images[index] = pictures.load_picture(paths[index], size)
+            load(index)
         except UserError as error:
             return index, str(error)
         return index, None
 
-    # A container or a job system may limit the CPUs of this process.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with pictures.refused_bombs(), concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
-            for index, error in progress(pool.map(load, range(len(paths))), len(paths), what):
+            for index, error in progress(pool.map(tried, range(count)), count, what):
                 if error:
                     whole[index] = False
                     errors.append(error)
@@ -177,12 +205,10 @@ def _decode(split: dict, size: int, what: str) -> tuple[np.ndarray, np.ndarray, 
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    if errors:
-        images, labels = images[whole], labels[whole]
-    return images, labels, errors
+    return whole, errors
 
 
-def _tell(broken: list[str], skip: bool) -> None:
+def tell(broken: list[str], skip: bool) -> None:
     """Prints the broken pictures, if they are to be skipped; else raises UserError if there are any."""
     if not broken:
         return

@@ -50,14 +50,17 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
     Raises:
       UserError: the file is not a readable picture, or has more than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    files.check_regular_file(path)
-    picture = _decode(path)
+    picture = open_as_it_is(path)
     try:
         return to_rgb(picture)
-    except ValueError as error:
-        raise UserError(
-            f"{files.shown(path)}: {files.reason(error)}; save it as 8-bit RGB"
-        ) from error
+    except UserError as error:
+        raise UserError(f"{files.shown(path)}: {error}") from error
+
+
+def open_as_it_is(path: str | os.PathLike) -> Image.Image:
+    """`open_picture` without the conversion to RGB."""
+    files.check_regular_file(path)
+    return _decode(path)
 
 
 def square_rgb(picture: Image.Image, size: int) -> np.ndarray:
@@ -66,15 +69,18 @@ def square_rgb(picture: Image.Image, size: int) -> np.ndarray:
     It is cropped to its central square, then resized with antialiasing. Grey becomes three equal
     channels.
     """
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    return np.asarray(central_square(picture, size, Image.Resampling.BICUBIC))
+
+
+def central_square(picture: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
+    """The central square of a picture, resized to `size` x `size` pixels."""
     side = min(picture.size)
     if picture.size != (side, side):
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         picture = picture.crop((left, top, left + side, top + side))
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    if side != size:
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    return picture if side == size else picture.resize((size, size), filter)
 
 
 def fitted(picture: Image.Image, size: int, fit: str) -> np.ndarray:
@@ -194,7 +200,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode of Pillow as "RGB", scaled, not clipped. ValueError if the range of values is unknown."""
+    """Any mode of Pillow as "RGB", scaled, not clipped. UserError if the range of values is unknown."""
     if picture.mode.startswith("I") or picture.mode == "F":
         return _grey_to_rgb(picture)
     if not picture.has_transparency_data:
@@ -209,7 +215,7 @@ def _grey_to_rgb(picture: Image.Image) -> Image.Image:
     grey = np.asarray(picture)
     white = 1.0 if picture.mode == "F" else 65535.0
     if not (grey.min() >= 0 and grey.max() <= white):  # "not" catches NaN too
-        raise ValueError(f"its grey values are not between 0 and {white:g}")
+        raise UserError(f"its grey values are not between 0 and {white:g}; save it as 8-bit RGB")
     scaled = np.rint(grey.astype(np.float64) * (255 / white)).astype(np.uint8)
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from cifar_jax.data.masks import VOID
 from cifar_jax.data.pictures import square_rgb
 from cifar_jax.errors import UserError
 from cifar_jax.system import memory
@@ -26,6 +27,7 @@ SMALL = 32
 class Images:
     """A decoded data set: images uint8 [N, size, size, 3] in C order, labels int32 [N].
 
+    For segmentation, labels are masks uint8 [N, size, size] (`masks`), and the classes have colours.
     `completed` fills in `mean` and `std`, the `channel_statistics` of the training images.
     """
 
@@ -36,6 +38,7 @@ class Images:
     class_names: tuple[str, ...]
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    colours: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,21 +97,26 @@ def completed(images: Images, place: str) -> Images:
     for split, labels in (("train", images.train_labels), ("test", images.test_labels)):
         if len(labels) == 0:
             raise UserError(f"{place}: the {split} split holds no images.")
-        low, high = int(np.min(labels)), int(np.max(labels))
+        counted = labels if labels.ndim == 1 else labels[labels != VOID]
+        if not counted.size:
+            raise UserError(f"{place}: no pixel of the {split} split has a class.")
+        low, high = int(np.min(counted)), int(np.max(counted))
         if low < 0 or high >= classes:
             raise UserError(
                 f"{place}: the {split} split has labels from {low} to {high}, "
                 f"but there are {classes} classes (0 to {classes - 1})."
             )
     mean, std = channel_statistics(images.train_images)
+    dtype = np.int32 if images.train_labels.ndim == 1 else np.uint8
     return Images(
         np.ascontiguousarray(images.train_images, np.uint8),
-        np.ascontiguousarray(images.train_labels, np.int32),
+        np.ascontiguousarray(images.train_labels, dtype),
         np.ascontiguousarray(images.test_images, np.uint8),
-        np.ascontiguousarray(images.test_labels, np.int32),
+        np.ascontiguousarray(images.test_labels, dtype),
         images.class_names,
         mean,
         std,
+        images.colours,
     )
 
 

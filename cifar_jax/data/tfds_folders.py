@@ -1,4 +1,4 @@
-"""Image classification sets prepared by TensorFlow Datasets, read without TensorFlow.
+"""Image classification and segmentation sets prepared by TensorFlow Datasets, read without TensorFlow.
 
 A prepared folder describes itself, so no code of the data set runs and nothing uses the network. Reads both
 usual file formats of TFDS, `array_record` and `tfrecord`.
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cifar_jax.data import masks
 from cifar_jax.data.archives import CIFAR10_CLASS_NAMES
 from cifar_jax.data.source import (
     SMALL,
@@ -27,6 +28,8 @@ from cifar_jax.data.source import (
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
+# The value of config.dataset.labels for masks, and a part of the name of their feature.
+MASK = "mask"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 # The name of a data set in TFDS: name, name/config, name:1.2.3 or name/config:1.2.3.
 _NAME = re.compile(r"(\w+(?:/[\w.+-]+)?)(?::(\d+\.\d+\.\d+))?")
@@ -59,18 +62,21 @@ def find_prepared(root: Path, name: str) -> Path | None:
     )
 
 
-def folder_source(folder: Path, labels: str, image_size: int) -> Source:
-    """The images of a prepared folder. `labels` is "fine", or "coarse" if the set has coarse labels.
+def folder_source(folder: Path, config, image_size: int) -> Source:
+    """The images of a prepared folder, with the labels that config.labels names (`config` is config.dataset).
 
     The test split is `test`, or else `validation`.
     """
-    files = [path for path in folder.iterdir() if path.is_file()]
-    return Source(
-        str(folder.resolve()), files_version(files), lambda: _read(folder, labels, image_size)
-    )
+    version = files_version(path for path in folder.iterdir() if path.is_file())
+    classes = None
+    if config.labels == MASK:
+        classes = masks.parse_classes(config.classes, config.void)
+        version += [config.classes, config.void]
+    read = lambda: _read(folder, config.labels, classes, image_size)  # noqa: E731
+    return Source(str(folder.resolve()), version, read)
 
 
-def _read(folder: Path, labels: str, image_size: int) -> Images:
+def _read(folder: Path, labels: str, classes: masks.Classes | None, image_size: int) -> Images:
     # Imported here because it takes a second, and not needed once the images are cached.
     import tensorflow_datasets as tfds
 
@@ -90,12 +96,13 @@ def _read(folder: Path, labels: str, image_size: int) -> Images:
         )
     # Do not enlarge images of one size here: that would only fill the memory.
     height, width, _ = builder.info.features[image_key].shape
-    if height and width:
+    reader = masks.Reader(classes) if classes else None
+    if height and width and not reader:
         image_size = min(image_size, max(SMALL, min(height, width)))
     arrays = []
     for split in ("train", test):
         try:
-            arrays += _decode(builder, split, image_key, label_key, image_size)
+            arrays += _decode(builder, split, image_key, label_key, image_size, reader)
         except UserError:
             raise
         except UnidentifiedImageError as error:
@@ -110,6 +117,9 @@ def _read(folder: Path, labels: str, image_size: int) -> Images:
             raise UserError(
                 f"{folder}: the {split} split is damaged ({files.reason(error)}); prepare it again."
             ) from error
+    if reader:
+        names, colours = masks.names_and_colours(classes, reader)
+        return Images(*arrays, class_names=names, colours=colours)
     return Images(*arrays, class_names=_class_names(builder.info, label_key))
 
 
@@ -119,6 +129,16 @@ def _find_keys(info, labels: str, folder: Path) -> tuple[str, str]:
 
     features = dict(info.features)
     images = [key for key, value in features.items() if type(value) is tfds.features.Image]
+    if labels == MASK:
+        pictures = [key for key in images if features[key].shape[-1] == 3]
+        of_masks = [key for key in images if features[key].shape[-1] == 1 and MASK in key]
+        if len(pictures) != 1 or len(of_masks) != 1:
+            raise UserError(
+                f"{folder} is not a segmentation set: that has one picture and one segmentation_mask, but "
+                f"this has {', '.join(features)}."
+            )
+        return pictures[0], of_masks[0]
+    images = [key for key in images if MASK not in key]
     classes = [
         key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel)
     ]
@@ -143,9 +163,9 @@ def _class_names(info, label_key: str) -> tuple[str, ...]:
 
 
 def _decode(
-    builder, split: str, image_key: str, label_key: str, size: int
+    builder, split: str, image_key: str, label_key: str, size: int, reader: masks.Reader | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, size, size, 3] and labels int32 [N].
+    """Images uint8 [N, size, size, 3] and labels int32 [N] or, with a reader, masks uint8 [N, size, size].
 
     Decodes in one thread, which is faster for images this small (5,000 images on two cores: 0.4 s in one
     thread, 1.1 s in two).
@@ -153,24 +173,39 @@ def _decode(
     total = builder.info.splits[split].num_examples
     check_fits(total, size)
     images = np.empty((total, size, size, 3), np.uint8)
-    labels = np.empty(total, np.int32)
+    labels = np.empty((total, size, size), np.uint8) if reader else np.empty(total, np.int32)
     found = 0
-    examples = progress(_examples(builder, split, image_key), total, f"decoding {split}")
+    encoded = (image_key, label_key) if reader else (image_key,)
+    examples = progress(_examples(builder, split, encoded), total, f"decoding {split}")
     for index, example in enumerate(examples):
         with Image.open(BytesIO(example[image_key])) as picture:
             images[index] = square_rgb(picture, size)
-        labels[index] = example[label_key]
+            label = example[label_key]
+            if reader:
+                label = _mask(
+                    reader, label, picture.size, f"the mask of picture {index} of {split}"
+                )
+                label = masks.square(label, size)
+            labels[index] = label
         found = index + 1
     if found != total:
         raise ValueError(f"it holds {found} of {total} images")
     return images, labels
 
 
-def _examples(builder, split: str, image_key: str) -> Iterator[dict]:
-    """Every example in order, its image as encoded bytes."""
+def _mask(reader: masks.Reader, encoded: bytes, size: tuple[int, int], what: str) -> np.ndarray:
+    with Image.open(BytesIO(encoded)) as mask:
+        try:
+            return reader.numbers(mask, size)
+        except UserError as error:
+            raise UserError(f"{what} {error}") from None
+
+
+def _examples(builder, split: str, encoded: tuple[str, ...]) -> Iterator[dict]:
+    """Every example in order, its features of these names as encoded bytes."""
     import tensorflow_datasets as tfds
 
-    as_stored = {image_key: tfds.decode.SkipDecoding()}
+    as_stored = {key: tfds.decode.SkipDecoding() for key in encoded}
     formats = builder.info.available_file_formats()
     if tfds.core.FileFormat.ARRAY_RECORD in formats:
         source = builder.as_data_source(split, decoders=as_stored, file_format="array_record")

@@ -6,15 +6,16 @@ bundled networks) and `weights`.
 """
 
 from cifar_jax.inference.calibration import BINS, Calibration
-from cifar_jax.inference.evaluate import Result
 from cifar_jax.inference.find import find_weights, which_weights
 from cifar_jax.inference.make import inference_weights
+from cifar_jax.inference.results import Result, SegmentationResult
 from cifar_jax.inference.weights import Weights
 
 __all__ = [
     "BINS",
     "Calibration",
     "Result",
+    "SegmentationResult",
     "Weights",
     "evaluate",
     "export",

@@ -27,6 +27,8 @@ def inference_weights(config, data: dict, variables: dict, epoch: int, best=None
     dataset = {"name": config.dataset.name, "labels": config.dataset.labels}
     if "enlarged_from" in data:
         dataset["enlarged_from"] = int(data["enlarged_from"])
+    if "colours" in data:
+        dataset["colours"] = [list(map(int, colour)) for colour in data["colours"]]
     return Weights(
         variables={name: tree for name, tree in variables.items() if tree},
         model={"name": config.model.name, **config_lib.model_options(config)},

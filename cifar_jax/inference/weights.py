@@ -46,13 +46,13 @@ class Weights:
     # Height and width in pixels.
     image_size: int
     # The training set: {"name": "cifar100", "labels": "fine"}, with {"enlarged_from": 32} if images of
-    # that height and width were enlarged to image_size.
+    # that height and width were enlarged to image_size, and for segmentation {"colours": [[r, g, b], ...]}.
     dataset: dict
     # The number of trained epochs.
     epoch: int
     # The split on which this epoch was the best, "test" or "validation"; "" if it was not chosen.
     chosen_on: str
-    # Accuracy on that split, a fraction.
+    # Accuracy on that split (that of pixels, for segmentation), a fraction.
     accuracy: float | None
 
 
@@ -139,6 +139,20 @@ def merge(variables: Mapping, theirs: Mapping, model: str) -> tuple[dict, list[s
     """`init_from` with the tensors {"params/head/kernel": array} of a file, and its model in words."""
     ours = flatten(variables)
     result, notes = dict(theirs), []
+    heads = [{name for name in names if _is_in_head(name)} for names in (ours, theirs)]
+    if heads[0] != heads[1] and any(map(_is_fcn_head, heads)):
+        # One of classification and one of segmentation, or of two strides.
+        result = {name: result[name] for name in result if name not in heads[1] - heads[0]}
+        result |= {name: ours[name] for name in heads[0] - heads[1]}
+        theirs_is, ours_is = (
+            "segmentation" if _is_fcn_head(head) else "classification" for head in heads[::-1]
+        )
+        new = ", ".join(sorted({name.split("/")[-2] for name in heads[0] - heads[1]}))
+        notes.append(
+            f"{models.HEAD}: for {theirs_is} in the file, for {ours_is} here{KEPT}"
+            if theirs_is != ours_is
+            else f"{models.HEAD}: {new} is not in the file{KEPT}"
+        )
     for name in sorted(ours.keys() & theirs.keys()):
         if _differ_in_classes(name, ours[name], theirs[name]):
             result[name] = ours[name]
@@ -179,9 +193,18 @@ def flatten(variables: Mapping) -> dict:
     return traverse_util.flatten_dict(dict(variables), sep="/")
 
 
+def _is_in_head(name: str) -> bool:
+    return name.startswith(f"params/{models.HEAD}/")
+
+
+def _is_fcn_head(names) -> bool:
+    """Whether these tensors of a head are those of `layers.FCNHead`, which has a layer for each stride."""
+    return any(name.count("/") > 2 for name in names)
+
+
 def _differ_in_classes(name: str, ours, theirs) -> bool:
     return (
-        name.startswith(f"params/{models.HEAD}/")
+        _is_in_head(name)
         and np.shape(ours) != np.shape(theirs)
         and np.shape(ours)[:-1] == np.shape(theirs)[:-1]
     )
@@ -223,6 +246,12 @@ def _is_channels(value) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
 
 
+def _are_colours(value) -> bool:
+    return isinstance(value, list) and all(
+        _is_channels(colour) and all(_is_count(x) and x <= 255 for x in colour) for colour in value
+    )
+
+
 def _is_model(value) -> bool:
     known = {"name", "dtype", *models.OPTIONS}
     return isinstance(value, dict) and _is_text(value.get("name")) and value.keys() <= known
@@ -239,6 +268,7 @@ _FIELDS = {
         isinstance(value, dict)
         and _is_text(value.get("name"))
         and _is_image_size(value.get("enlarged_from", 1))
+        and _are_colours(value.get("colours", []))
     ),
     "epoch": _is_count,
     "chosen_on": _is_text,

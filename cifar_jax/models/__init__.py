@@ -4,7 +4,7 @@ Take from here: `create_model` and the names below, and the module `size` (multi
 """
 
 from cifar_jax.models.mobilenet_v2 import STAGES
-from cifar_jax.models.options import OPTIONS
+from cifar_jax.models.options import OPTIONS, segments
 from cifar_jax.models.registry import (
     HEAD,
     MODELS,
@@ -25,5 +25,6 @@ __all__ = [
     "create_model",
     "mistakes",
     "model_options",
+    "segments",
     "size",
 ]

@@ -83,6 +83,9 @@ class MobileNetV2(nn.Module):
     rounded to multiples of 8 (the last 1x1 convolution has at least 1280). `dropout` is applied before
     the dense layer. `remat` recomputes each block in the backward pass instead of storing it. Initialised
     as in torchvision: convolutions He-normal (fan out) without bias, dense kernel N(0, 0.01^2), bias 0.
+
+    With `fcn_stride`, `layers.FCNHead` takes the place of pooling and dense layer. It gets the last feature
+    map of each stride: logits float32 [batch, height, width, num_classes].
     """
 
     num_classes: int
@@ -90,6 +93,7 @@ class MobileNetV2(nn.Module):
     width: float = 1.0
     dropout: float = 0.0
     remat: bool = False
+    fcn_stride: int | None = None
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     sync_batch_norm: bool = True
@@ -108,12 +112,16 @@ class MobileNetV2(nn.Module):
         block = layers.remat(InvertedResidual) if self.remat else InvertedResidual
 
         extra = 2 if self.stem == "imagenet" else 1
+        total = extra  # stride of the current feature map
+        x = layers.padded(images, 8 * extra**2) if self.fcn_stride else images
         x = conv(
             round_channels(32 * self.width), (3, 3), strides=extra, padding=1, name="stem_conv"
-        )(images)
+        )(x)
         x = norm(name="stem_bn", activation="relu6")(x, train)
+        maps = {}
         for number, stage in enumerate(STAGES, start=1):
             stride = stage.stride * (extra if stage.channels == 24 else 1)
+            total *= stride
             for index in range(stage.blocks):
                 x = block(
                     channels=round_channels(stage.channels * self.width),
@@ -123,9 +131,14 @@ class MobileNetV2(nn.Module):
                     norm=norm,
                     name=f"stage{number}_block{index + 1}",
                 )(x, train)
+            maps[total] = x
         x = conv(round_channels(1280 * max(1.0, self.width)), (1, 1), name="last_conv")(x)
         x = norm(name="last_bn", activation="relu6")(x, train)
 
+        if self.fcn_stride:
+            x = layers.Dropout(self.dropout, self.axis_name, name="dropout")(x, train)
+            fcn = layers.FCNHead(self.num_classes, self.fcn_stride, self.dtype, name="head")
+            return fcn(maps | {total: x}, images.shape[1:3])
         x = layers.global_average_pool(x)
         x = layers.Dropout(self.dropout, self.axis_name, name="dropout")(x, train)
         head = layers.Dense(

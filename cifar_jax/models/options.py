@@ -5,7 +5,7 @@ add an option, enter it in `OPTIONS` and declare `model.<name>` in configs/defau
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from cifar_jax.models.layers import ACTIVATIONS
 # A deeper MLP would take minutes to compile; a wider network has more weights than any memory holds.
 MOST_LAYERS = 200
 WIDEST = 1000
+# Strides of the feature maps of a backbone.
+FCN_STRIDES = (1, 2, 4, 8, 16, 32)
 
 
 def wrong_choice(key: str, value, choices: Iterable[str]) -> str:
@@ -48,6 +50,12 @@ def _dropout(key: str, value) -> str:
     return ""
 
 
+def _fcn_stride(key: str, value) -> str:
+    if value in FCN_STRIDES and not isinstance(value, bool):
+        return ""
+    return f"model.{key} is {str(value)[:60]}, but takes one of {', '.join(map(str, FCN_STRIDES))}"
+
+
 def _width(key: str, value) -> str:
     if not _is_number(value):
         return f"model.{key} must be a number, not {str(value)[:60]}"
@@ -68,7 +76,13 @@ OPTIONS: dict[str, Callable[[str, object], str]] = {
     "shortcut": _choice("projection", "zero_padding"),
     "remat": _switch,
     "whitening": _switch,
+    "fcn_stride": _fcn_stride,
 }
+
+
+def segments(options: Mapping) -> bool:
+    """Whether a network with these options gives a class to each pixel, not one to the image."""
+    return options.get("fcn_stride") is not None
 
 
 def field_names(entry: Callable) -> set[str]:

@@ -8,7 +8,9 @@ logits [batch, num_classes]: `model.apply(variables, images, train=False)`. Its 
 Variables are `params` and, with batch norm, `batch_stats`, all float32. Training needs `rngs={"dropout":
 key}`, the same key on every device, and `mutable=["batch_stats"]`: otherwise, batch norm normalises as in
 evaluation. The last dense layer is named `HEAD`; no other layer's shape depends on the number of classes. A
-whitening layer (`layers.Whitening`) and the option that turns it on are named `WHITENING`.
+whitening layer (`layers.Whitening`) and the option that turns it on are named `WHITENING`. With the option
+`fcn_stride`, the network is fully convolutional (`layers.FCNHead`, named `HEAD` too): its logits are float32
+[batch, height, width, num_classes].
 """
 
 import difflib

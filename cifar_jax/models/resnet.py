@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cifar_jax.errors import UserError
 from cifar_jax.models import layers
 
 
@@ -91,6 +92,9 @@ class ResNet(nn.Module):
     "zero_padding", options B and A of He et al., 2016a, section 4.1. `remat` recomputes each block in the
     backward pass instead of storing it. Convolutions have no bias and are He-normal (fan out). The dense
     layer is U(-1/sqrt(fan_in), 1/sqrt(fan_in)). Batch norms start with scale 1 and bias 0.
+
+    With `fcn_stride`, `layers.FCNHead` takes the place of pooling and dense layer. It gets the outputs of the
+    stages: logits float32 [batch, height, width, num_classes].
     """
 
     num_classes: int
@@ -101,6 +105,7 @@ class ResNet(nn.Module):
     width: float = 1.0
     remat: bool = False
     whitening: bool = False
+    fcn_stride: int | None = None
     shortcut: str = "projection"
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
@@ -122,7 +127,11 @@ class ResNet(nn.Module):
             block = functools.partial(block, shortcut=self.shortcut)
         channels = max(1, round(self.channels * self.width))
 
-        x = images
+        first = 4 if self.stem == "imagenet" else 1
+        strides = [first * 2**stage for stage in range(len(self.stage_sizes))]
+        x = layers.padded(images, strides[-1]) if self.fcn_stride else images
+        if self.whitening and self.fcn_stride:
+            raise UserError("whitening shrinks the image by a pixel: do not set fcn_stride too")
         if self.whitening:
             x = layers.relu(layers.Whitening(dtype=self.dtype, name="whitening")(x))
         if self.stem == "imagenet":
@@ -135,6 +144,7 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             x = layers.max_pool(x, window=3, stride=2, padding=1)
 
+        maps = []
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
                 x = block(
@@ -144,9 +154,13 @@ class ResNet(nn.Module):
                     norm=norm,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x, train)
+            maps.append(x)
 
         if self.version == 2:
             x = norm(name="final_bn", activation="relu")(x, train)
+        if self.fcn_stride:
+            fcn = layers.FCNHead(self.num_classes, self.fcn_stride, self.dtype, name="head")
+            return fcn(dict(zip(strides, [*maps[:-1], x], strict=True)), images.shape[1:3])
         x = layers.global_average_pool(x)
         head = layers.torch_dense(self.num_classes, x.shape[-1], dtype=self.dtype, name="head")
         return layers.at_least_float32(head(x))

@@ -4,12 +4,14 @@ Figures are drawn without pyplot, so they need no display and change no global s
 imported inside the functions that draw, so that a run starts without it.
 """
 
+import dataclasses
 import io
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
+from cifar_jax.data import masks
 from cifar_jax.system import files
 
 # Okabe and Ito's palette, which works for every kind of colour vision.
@@ -23,14 +25,22 @@ def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8, 9), layout="constrained")
-    loss, accuracy, rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1.3))
+    # Segmentation has a panel more.
+    quantities = [("loss", 1), ("accuracy", 100)]
+    quantities += [("mean_iou", 100)] if "test_mean_iou" in history[0] else []
+    height = 3 * len(quantities)
+    figure = Figure(figsize=(8, 3 + height), layout="constrained")
+    ratios = (3,) * len(quantities) + (1.3,)
+    *panels, rate = figure.subplots(len(ratios), sharex=True, height_ratios=ratios)
+    loss = panels[0]
     epochs = [entry["epoch"] for entry in history]
     style = {"marker": "o", "markersize": 4} if len(history) <= 20 else {}
     for split, key in KEYS.items():
         if f"{key}_loss" not in history[0]:
             continue
-        for axes, quantity, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+        for axes, (quantity, scale) in zip(panels, quantities, strict=True):
+            if f"{key}_{quantity}" not in history[0]:
+                continue  # the mean IoU of training
             values = [scale * entry[f"{key}_{quantity}"] for entry in history]
             axes.plot(epochs, values, color=COLOURS[split], label=split, linewidth=1.5, **style)
     rates = [entry["learning_rate"] for entry in history]
@@ -41,8 +51,9 @@ def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -
     loss.set_ylim(bottom=0)
     # Above the axes, where it hides no curve.
     loss.legend(frameon=False, ncols=len(KEYS), loc="lower right", bbox_to_anchor=(1, 0.99))
-    accuracy.set_ylabel("accuracy")
-    accuracy.yaxis.set_major_formatter("{x:g} %")
+    for axes, (quantity, _) in zip(panels[1:], quantities[1:], strict=True):
+        axes.set_ylabel(quantity.replace("_iou", " IoU").replace("_", " "))
+        axes.yaxis.set_major_formatter("{x:g} %")
     rate.set_ylabel("learning rate")
     # Step decay reads best on a logarithmic axis; a smooth decay to nearly 0 does not.
     if min(rates) > 0 and max(rates) >= 5 * min(rates) and 4 * len(set(rates)) <= len(rates):
@@ -55,7 +66,7 @@ def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(history) == 1:
         rate.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
-    for axes in (loss, accuracy, rate):
+    for axes in (*panels, rate):
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -68,7 +79,8 @@ def plot_confusion(
 ) -> None:
     """Writes a PNG of a confusion matrix: counts [true class, predicted class].
 
-    Colours show shares of the true class, so that classes of different sizes compare.
+    Colours show shares of the true class, so that classes of different sizes compare. Counts that do not fit
+    their cells (of pixels) are written as these shares, in per cent.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -97,7 +109,8 @@ def plot_confusion(
     if with_numbers:
         for (row, column), number in np.ndenumerate(confusion):
             colour = "white" if shares[row, column] > 0.35 else "black"
-            axes.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=9)
+            text = str(number) if confusion.max() < 100_000 else f"{100 * shares[row, column]:.1f}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.spines[:].set_visible(False)
@@ -115,18 +128,45 @@ def plot_batch(
 
     Normalisation is undone, and each pixel is drawn as a square, so that augmentation is visible.
     """
+    _plot_images(path, _pixels(images[:64], mean, std), labels, Legend([]))
+
+
+def plot_masked_batch(
+    path: str | os.PathLike,
+    images: np.ndarray,
+    batch_masks: np.ndarray,
+    mean: Sequence[float],
+    std: Sequence[float],
+    class_names: Sequence[str],
+    colours: Sequence[tuple],
+) -> None:
+    """`plot_batch` for segmentation: masks uint8 [batch, height, width] over their images, and a legend."""
+    images = _pixels(images[:64], mean, std)
+    images = masks.overlay(images, np.asarray(batch_masks[:64]), colours)
+    _plot_images(path, images, (), Legend(list(zip(class_names, colours, strict=True))))
+
+
+def _pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    images = np.asarray(images, np.float32) * np.float32(std) + np.float32(mean)
+    return np.rint(255 * images.clip(0, 1)).astype(np.uint8)
+
+
+def _plot_images(path, images: np.ndarray, labels: Sequence[str], legend: "Legend") -> None:
+    """Images uint8 [number, height, width, 3] side by side, each above its label, if there are labels."""
     from matplotlib.figure import Figure
 
-    images = np.asarray(images[:64], np.float32) * np.float32(std) + np.float32(mean)
-    images = np.rint(255 * images.clip(0, 1)).astype(np.uint8)
     number, height, width, _ = images.shape
     zoom = max(1, 128 // max(height, width))
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
     columns = min(8, int(np.ceil(np.sqrt(number))))
     rows = -(-number // columns)
-    gap, strip = 10, 20  # pixels between images, and for the label below each
+    gap, strip = (
+        10,
+        20 if len(labels) else 10,
+    )  # pixels between images, and for the label below each
     cell_height, cell_width = images.shape[1] + strip, images.shape[2] + gap
-    sheet = np.full((rows * cell_height + gap, columns * cell_width + gap, 3), 255, np.uint8)
+    total_width, bottom = columns * cell_width + gap, rows * cell_height + gap
+    sheet = np.full((bottom + legend.height(total_width - 2 * gap), total_width, 3), 255, np.uint8)
     figure = Figure(figsize=(sheet.shape[1] / DPI, sheet.shape[0] / DPI))
     # Axes over the whole figure, in units of the file's pixels: nothing is resampled.
     axes = figure.add_axes((0, 0, 1, 1))
@@ -134,20 +174,62 @@ def plot_batch(
     # A letter is about 0.6 times its font size wide; 72 points are an inch.
     longest = max((len(label) for label in labels[:number]), default=0)
     font_size = min(9, images.shape[2] / DPI * 72 / 0.6 / max(longest, 1))
-    for index, (image, label) in enumerate(zip(images, labels, strict=False)):
+    for index, image in enumerate(images):
         top, left = index // columns * cell_height + gap, index % columns * cell_width + gap
         sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    for index, label in enumerate(labels[:number]):
+        top, left = index // columns * cell_height + gap, index % columns * cell_width + gap
         axes.text(
-            left + image.shape[1] / 2,
-            top + image.shape[0] + 13,
+            left + images.shape[2] / 2,
+            top + images.shape[1] + 13,
             label,
             ha="center",
             va="baseline",
             fontsize=font_size,
             parse_math=False,
         )
+    legend.draw(axes, gap, bottom, total_width - 2 * gap)
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
     save(path, figure)
+
+
+@dataclasses.dataclass(frozen=True)
+class Legend:
+    """The colours of classes with their names, in rows; in units of the file's pixels.
+
+    `entries` are (name, (red, green, blue)).
+    """
+
+    entries: list[tuple[str, tuple[int, int, int]]]
+    line: int = 22
+
+    def _places(self, width: float) -> list[tuple[float, int]]:
+        """(left, row) of each entry."""
+        places, left, row = [], 0.0, 0
+        for name, _ in self.entries:
+            needed = 36 + 7.5 * min(len(name), 30)
+            if left and left + needed > width:
+                left, row = 0.0, row + 1
+            places.append((left, row))
+            left += needed
+        return places
+
+    def height(self, width: float) -> int:
+        """The height of all rows; 0 without entries."""
+        places = self._places(width)
+        return self.line * (places[-1][1] + 1) + 8 if places else 0
+
+    def draw(self, axes, left: float, top: float, width: float) -> None:
+        """Draws the rows into axes over a whole figure."""
+        from matplotlib.patches import Rectangle
+
+        places = self._places(width)
+        for (name, colour), (x, row) in zip(self.entries, places, strict=True):
+            y = top + self.line * row
+            box = Rectangle((left + x, y), 14, 14, color=np.divide(colour, 255), linewidth=0)
+            axes.add_patch(box)
+            shown = name if len(name) <= 30 else f"{name[:29]}…"
+            axes.text(left + x + 20, y + 11.5, shown, fontsize=9, va="baseline", parse_math=False)
 
 
 def save(path: str | os.PathLike, figure, dpi: float = DPI) -> None:

@@ -3,7 +3,8 @@
 A history is a list with one entry per evaluated epoch. An entry is a dict with the keys `epoch` (from 1),
 `step` (since the start of the run), `learning_rate`, `train_loss`, `train_accuracy`, `val_loss` and
 `val_accuracy` (with a validation split), `test_loss`, `test_accuracy`, `seconds` (since the previous
-entry) and `images_per_second`. Accuracies are fractions.
+entry) and `images_per_second`. Accuracies are fractions. Segmentation has `val_mean_iou` and `test_mean_iou`
+too, and its accuracies are those of pixels.
 """
 
 import json
@@ -54,7 +55,11 @@ def _is_entry(entry) -> bool:
     if not isinstance(entry, dict):
         return False
     numbers = {"epoch", "step", "train_loss", "test_loss", "test_accuracy", "seconds"}
-    numbers |= {"images_per_second"} | {"val_accuracy"} & entry.keys()
+    numbers |= {"images_per_second"} | {
+        "val_accuracy",
+        "val_mean_iou",
+        "test_mean_iou",
+    } & entry.keys()
     return all(isinstance(entry.get(name), int | float) for name in numbers)
 
 
@@ -111,6 +116,7 @@ def summary(history: Sequence[dict], best: dict | None, paths: Sequence[str]) ->
     `best` holds `epoch` and `chosen_on` ("test" or "validation"); None if no epoch was chosen.
     """
     lines = []
+    width = 25 if history and "test_mean_iou" in history[-1] else 14
     rows = [("last epoch", history[-1])] if history else []
     if best:
         name = f"best on {best['chosen_on']}"
@@ -121,10 +127,10 @@ def summary(history: Sequence[dict], best: dict | None, paths: Sequence[str]) ->
         first = max(len(name) for name, _ in rows)
         found_splits = list(splits(rows[0][1]))
         lines.append(
-            " " * first + "  epoch" + "".join(f"  {split:>14}" for _, split in found_splits)
+            " " * first + "  epoch" + "".join(f"  {split:>{width}}" for _, split in found_splits)
         )
         for name, entry in rows:
-            scores = "".join(f"  {_score(entry, key):>14}" for key, _ in found_splits)
+            scores = "".join(f"  {_score(entry, key):>{width}}" for key, _ in found_splits)
             lines.append(f"{name:{first}}  {entry['epoch']:5}{scores}")
         seconds = sum(entry["seconds"] for entry in history)
         count = history[-1]["epoch"] if history else 0
@@ -151,8 +157,20 @@ def splits(entry: dict) -> list[tuple[str, str]]:
     return [(key, split) for key, split in SPLITS.items() if f"{key}_loss" in entry]
 
 
+def score_of(entry: dict) -> tuple[str, str]:
+    """(key, name) of the figure that ranks epochs and runs: accuracy or, in segmentation, mean IoU."""
+    return ("mean_iou", "mean IoU") if "test_mean_iou" in entry else ("accuracy", "accuracy")
+
+
+def test_score(entry: dict) -> float:
+    """The figure of `score_of` on the test images, a fraction."""
+    return entry[f"test_{score_of(entry)[0]}"]
+
+
 def _score(entry: dict, key: str) -> str:
-    return f"{entry[f'{key}_loss']:.3f} {percent(entry[f'{key}_accuracy'])}"
+    words = f"{entry[f'{key}_loss']:.3f} {percent(entry[f'{key}_accuracy'])}"
+    iou = entry.get(f"{key}_mean_iou")
+    return words if iou is None else f"{words} IoU{percent(iou)}"
 
 
 def percent(fraction: float) -> str:

@@ -61,8 +61,9 @@ class TensorBoard:
         self.open()
         scalars = {
             f"{quantity}/{split}": entry[f"{key}_{quantity}"]
-            for quantity in ("loss", "accuracy")
+            for quantity in ("loss", "accuracy", "mean_iou")
             for key, split in reports.splits(entry)
+            if f"{key}_{quantity}" in entry
         }
         for name in ("epoch", "learning_rate", "images_per_second", "seconds"):
             scalars[name] = entry[name]

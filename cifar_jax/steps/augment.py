@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cifar_jax.data import masks
+
 
 def example_keys(key, places):
     """One key per example: keys [batch], from a step's key and int32 [batch] places in its global batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
 
 
-def random_crop(keys, images, padding: int, mode: str = "constant"):
+def random_crop(keys, images, padding: int, mode: str = "constant", fill: int = 0):
     """Pads by `padding` pixels and crops back to size, at a random offset for each example.
 
     Offsets are uniform over 0 ... 2 * padding in each direction (He et al., 2016, section 4.2).
@@ -24,22 +26,25 @@ def random_crop(keys, images, padding: int, mode: str = "constant"):
       keys: [batch].
       images: [batch, height, width, channel], any dtype.
       padding: in pixels, on each side.
-      mode: "constant" (black) or "reflect" (mirrored at the edge, without repeating it), as in numpy.pad.
+      mode: "constant" (`fill`) or "reflect" (mirrored at the edge, without repeating it), as in numpy.pad.
+      fill: 0 is black.
     """
-    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode)
+    around = {"constant_values": fill} if mode == "constant" else {}
+    width = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(images, width, mode, **around)
     offsets = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * padding + 1))(keys)
     return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(
         padded, offsets
     )
 
 
-def random_flip(keys, images):
-    """Mirrors each image left to right with probability 1/2; images [batch, height, width, channel]."""
-    return mirror(jax.vmap(jax.random.bernoulli)(keys), images)
+def coins(keys):
+    """True with probability 1/2 for each of the keys [batch]: bool [batch]."""
+    return jax.vmap(jax.random.bernoulli)(keys)
 
 
 def mirror(which, images):
-    """Mirrors the images for which `which` [batch] is true; images [batch, height, width, channel]."""
+    """Mirrors images left to right where `which` [batch] is true; images [batch, height, width, channel]."""
     return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -55,7 +60,7 @@ def alternating(key, examples, epoch):
       examples: int32 [batch], places in the training set.
       epoch: int32 [], from 0.
     """
-    first = jax.vmap(jax.random.bernoulli)(example_keys(key, examples))
+    first = coins(example_keys(key, examples))
     return first ^ (epoch % 2 == 1)
 
 
@@ -69,6 +74,13 @@ def enlarge(images, size: int | None):
         return images
     shape = (images.shape[0], size, size, images.shape[3])
     return jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=False)
+
+
+def enlarge_masks(labels, size: int | None):
+    """Nearest neighbour: uint8 [batch, height, width] -> [batch, size, size], aligned with `enlarge`."""
+    if size is None or labels.shape[1:] == (size, size):
+        return labels
+    return jax.image.resize(labels, (len(labels), size, size), "nearest")
 
 
 def normalize(images, mean, std, dtype=jnp.float32):
@@ -146,7 +158,9 @@ def views(images, kind: str):
     return jnp.stack(stacked), jnp.float32(weights)
 
 
-def augment(step_key, places, images, config, mean, std, size: int | None = None, mirrored=None):
+def augment(
+    step_key, places, images, config, mean, std, size: int | None = None, mirrored=None, labels=None
+):
     """Crops, flips, enlarges, normalises, jitters and cuts out, as config.augment says.
 
     Small images are cropped before they are enlarged, so only one batch at a time is held enlarged.
@@ -162,23 +176,33 @@ def augment(step_key, places, images, config, mean, std, size: int | None = None
       mean, std: per channel, for pixels scaled to [0, 1].
       size: height and width of the network's input; None: the size of the images.
       mirrored: bool [batch], which images are flipped; None: drawn at random.
+      labels: masks uint8 [batch, height, width], which are cropped, flipped and enlarged alike. A border of
+        black pixels gets the label `masks.VOID`.
 
     Returns:
-      float32 [batch, size, size, channel], as the network gets them.
+      float32 [batch, size, size, channel], as the network gets them; with labels, (images, labels uint8
+      [batch, size, size]).
     """
     own_keys = example_keys(step_key, places)
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(own_keys)
     if config.crop_padding:
-        images = random_crop(keys[:, 0], images, config.crop_padding, config.padding_mode)
+        crop = (config.crop_padding, config.padding_mode)
+        images = random_crop(keys[:, 0], images, *crop)
+        if labels is not None:
+            labels = random_crop(keys[:, 0], labels[..., None], *crop, fill=masks.VOID)[..., 0]
     if config.flip:
-        images = random_flip(keys[:, 1], images) if mirrored is None else mirror(mirrored, images)
+        if mirrored is None:
+            mirrored = coins(keys[:, 1])
+        images = mirror(mirrored, images)
+        if labels is not None:
+            labels = mirror(mirrored, labels[..., None])[..., 0]
     images = network_input(images, size, mean, std)
     if config.brightness or config.contrast:
         jitter_keys = jax.vmap(lambda key: jax.random.fold_in(key, 3))(own_keys)
         images = jitter(jitter_keys, images, config.brightness, config.contrast)
     if config.cutout:
         images = cutout(keys[:, 2], images, config.cutout)
-    return images
+    return images if labels is None else (images, enlarge_masks(labels, size))
 
 
 def mixup_pairs(key, batch_size: int, alpha: float):

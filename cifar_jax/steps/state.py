@@ -20,7 +20,7 @@ class EpochMetrics:
 
     Attributes:
       loss: float32 [], sum over steps of the global batch's mean loss.
-      correct: int32 [], correctly classified examples.
+      correct: [], correctly classified examples: int32, or float32 if each is a share of an image's pixels.
       failed_step: int32 [], the first step whose loss was not finite; -1 if there was none.
     """
 
@@ -29,8 +29,9 @@ class EpochMetrics:
     failed_step: Any
 
     @classmethod
-    def zero(cls):
-        return cls(loss=jnp.float32(0), correct=jnp.int32(0), failed_step=jnp.int32(-1))
+    def zero(cls, correct_dtype=jnp.int32):
+        correct = jnp.zeros((), correct_dtype)
+        return cls(loss=jnp.float32(0), correct=correct, failed_step=jnp.int32(-1))
 
 
 @flax.struct.dataclass
@@ -81,7 +82,7 @@ def init_variables(model: nn.Module, seed: int, image_size: int) -> dict:
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def create_state(variables: dict, optimizer, ema: bool) -> TrainState:
+def create_state(variables: dict, optimizer, ema: bool, correct_dtype=jnp.int32) -> TrainState:
     """The state before the first step, from {"params", "batch_stats"}."""
     variables = jax.tree.map(jnp.asarray, variables)
     return TrainState(
@@ -90,7 +91,7 @@ def create_state(variables: dict, optimizer, ema: bool) -> TrainState:
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         ema=variables if ema else {},
-        metrics=EpochMetrics.zero(),
+        metrics=EpochMetrics.zero(correct_dtype),
     )
 
 

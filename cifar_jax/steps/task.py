@@ -7,6 +7,9 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from cifar_jax.steps.classification import CLASSIFICATION
+from cifar_jax.steps.kind import Kind
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -22,6 +25,7 @@ class Task:
         size of the images.
       seed: uint32 [], the source of all randomness, for one compiled program that serves many seeds.
         None: the seed of the config.
+      kind: classification or segmentation, as the model's outputs.
     """
 
     model: nn.Module
@@ -32,6 +36,7 @@ class Task:
     std: tuple[float, ...]
     image_size: int | None = None
     seed: Any = None
+    kind: Kind = CLASSIFICATION
 
     @property
     def root_seed(self):

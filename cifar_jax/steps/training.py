@@ -10,66 +10,14 @@ import optax
 from jax import lax
 
 from cifar_jax.runtime import parallel
-from cifar_jax.steps import augment
-from cifar_jax.steps.state import EpochMetrics, TrainState, random_keys, step_keys
+from cifar_jax.steps.batch import epoch_order, steps_per_epoch
+from cifar_jax.steps.state import EpochMetrics, TrainState, step_keys
 from cifar_jax.steps.task import Task
 
 
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Whole batches in an epoch. The last partial batch is dropped, as is customary."""
-    return num_examples // batch_size
-
-
-def epoch_order(seed: int, epoch, num_examples: int):
-    """The order in which an epoch visits the examples: int32 [num_examples]."""
-    return jax.random.permutation(
-        jax.random.fold_in(random_keys(seed)["order"], epoch), num_examples
-    )
-
-
 def training_batch(task: Task, data, order, step, places):
-    """Some examples of a step's global batch, as the network gets them.
-
-    Args:
-      task: the run.
-      data: (images uint8 [N, height, width, 3], labels int32 [N]).
-      order: int32 [N], the order of this epoch.
-      step: int32 [].
-      places: int32 [batch], places in the global batch.
-
-    Returns:
-      (images float32 [batch, size, size, 3], labels int32 [batch], targets float32 [batch, C]).
-      Accuracy is measured on the labels (with mixup: the label of the larger share), the loss on the
-      targets, which are distributions over the classes.
-    """
-    config, mean, std, size = task.config, task.mean, task.std, task.image_size
-    images, labels = data
-    batch_size = config.batch_size
-    per_epoch = steps_per_epoch(len(images), batch_size)
-    start = step % per_epoch * batch_size
-    keys = step_keys(task.root_seed, step)
-
-    def examples(places):
-        index = order[start + places]
-        mirrored = None
-        if config.augment.alternating_flip:
-            flip_key = random_keys(task.root_seed)["flip"]
-            mirrored = augment.alternating(flip_key, index, step // per_epoch)
-        pixels = augment.augment(
-            keys["augment"], places, images[index], config.augment, mean, std, size, mirrored
-        )
-        return pixels, labels[index], jax.nn.one_hot(labels[index], task.num_classes)
-
-    pixels, label, target = examples(places)
-    if config.augment.mixup:
-        # The partner may belong to another device. It is made again here, with the key of its own place.
-        partner, share = augment.mixup_pairs(keys["mixup"], batch_size, config.augment.mixup)
-        other_pixels, other_label, other_target = examples(partner[places])
-        pixels = share * pixels + (1 - share) * other_pixels
-        target = share * target + (1 - share) * other_target
-        label = jnp.where(share >= 0.5, label, other_label)
-    target = optax.smooth_labels(target, config.label_smoothing)
-    return pixels, label, target
+    """Some examples of a step's global batch, as the network gets them: `Kind.training_batch` of the task."""
+    return task.kind.training_batch(task, data, order, step, places)
 
 
 def train_step(task: Task, state: TrainState, data, order) -> TrainState:
@@ -88,11 +36,10 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
             mutable=mutable,
             rngs={"dropout": step_keys(task.root_seed, state.step)["dropout"]},
         )
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
-        return loss, (logits, updated.get("batch_stats", state.batch_stats))
+        loss, correct = task.kind.loss(task, logits, labels, targets)
+        return loss, (correct, updated.get("batch_stats", state.batch_stats))
 
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    correct = jnp.sum(jnp.argmax(logits, -1) == labels)
+    (loss, (correct, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grads, loss = parallel.mean((grads, loss))
     correct = lax.psum(correct, parallel.AXIS)
     if not config.sync_batch_norm:
@@ -126,9 +73,8 @@ def _moving_average(decay, state, params, batch_stats):
 
 def _add_metrics(task, state, loss, correct, num_examples):
     position = state.step % steps_per_epoch(num_examples, task.config.batch_size)
-    old = jax.tree.map(
-        lambda zero, x: jnp.where(position == 0, zero, x), EpochMetrics.zero(), state.metrics
-    )
+    zero = EpochMetrics.zero(task.kind.correct_dtype)
+    old = jax.tree.map(lambda zero, x: jnp.where(position == 0, zero, x), zero, state.metrics)
     failed_now = jnp.where(jnp.isfinite(loss), -1, state.step)
     failed_step = state.metrics.failed_step  # kept over epochs: a dispatch may run into the next
     return EpochMetrics(

@@ -16,7 +16,7 @@ from cifar_jax import config as config_lib
 from cifar_jax import steps
 from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
-from cifar_jax.inference import evaluate
+from cifar_jax.inference import Result, SegmentationResult, evaluate
 from cifar_jax.reporting import HistoryFile, Progress, TensorBoard, reports
 from cifar_jax.runtime import parallel, programs
 from cifar_jax.steps import TrainState, inference_variables
@@ -194,7 +194,7 @@ class Loop:
         bar.update(
             step - self.last_evaluation,
             float(metrics.loss) / in_epoch,
-            int(metrics.correct) / examples,
+            float(metrics.correct) / examples,
             self.pace.images_per_second(),
         )
 
@@ -226,7 +226,7 @@ class Loop:
         self.checkpoints.save(state, self.progress, self.best and self.best["step"])
         self.last_save = time.perf_counter()
 
-    def evaluate(self, names=("val", "test")) -> dict[str, evaluate.Result]:
+    def evaluate(self, names=("val", "test")) -> dict[str, Result | SegmentationResult]:
         """The result on each of these splits that there is."""
         variables, classes = inference_variables(self.state), self.run.dataset.class_names
         return {

@@ -10,7 +10,7 @@ import numpy as np
 from cifar_jax import config as config_lib
 from cifar_jax import steps
 from cifar_jax.data import datasets
-from cifar_jax.inference import evaluate, inference_weights, weights
+from cifar_jax.inference import Result, SegmentationResult, inference_weights, weights
 from cifar_jax.reporting import HistoryFile, plots, reports
 from cifar_jax.runtime import parallel, settings
 from cifar_jax.steps import TrainState, inference_variables
@@ -20,9 +20,9 @@ from cifar_jax.training.run import Run, state_shapes
 
 
 def best_epoch(history: list[dict]) -> dict | None:
-    """The epoch with the highest validation accuracy (without a validation split: test accuracy).
+    """The epoch with the highest score on the validation images (without them, on the test images).
 
-    Of equal ones, the first. None for an empty history.
+    The score is accuracy or, in segmentation, mean IoU. Of equal ones, the first. None for an empty history.
     """
     return functools.reduce(better, history, None)
 
@@ -30,15 +30,17 @@ def best_epoch(history: list[dict]) -> dict | None:
 def better(best: dict | None, entry: dict) -> dict:
     """The better of the `best_epoch` so far and the next entry of the history."""
     split = "val" if "val_accuracy" in entry else "test"
-    if best and best["accuracy"] >= entry[f"{split}_accuracy"]:
+    score, _ = reports.score_of(entry)
+    if best and best[score] >= entry[f"{split}_{score}"]:
         return best
-    return {
+    best = {
         "epoch": entry["epoch"],
         "step": entry["step"],
         "chosen_on": "validation" if split == "val" else "test",
-        "accuracy": entry[f"{split}_accuracy"],
-        "test_accuracy": entry["test_accuracy"],
     }
+    for name in dict.fromkeys(("accuracy", score)):
+        best |= {name: entry[f"{split}_{name}"], f"test_{name}": entry[f"test_{name}"]}
+    return best
 
 
 def epoch_entry(run: Run, state: TrainState, results, seconds: float, speed: float) -> dict:
@@ -57,10 +59,10 @@ def epoch_entry(run: Run, state: TrainState, results, seconds: float, speed: flo
         "step": step,
         "learning_rate": float(run.schedule(step - 1)),
         "train_loss": float(state.metrics.loss) / per_epoch,
-        "train_accuracy": int(state.metrics.correct) / examples,
+        "train_accuracy": float(state.metrics.correct) / examples,
     }
     for name, result in results.items():
-        entry |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
+        entry |= {f"{name}_{score}": value for score, value in result.scores.items()}
     return entry | {"seconds": seconds, "images_per_second": speed}
 
 
@@ -87,8 +89,12 @@ def draw_first_batch(run: Run) -> None:
         return steps.training_batch(run.task, data, order, 0, places)
 
     images, labels, _ = jax.device_get(first((split.images, split.labels)))
-    names = [run.dataset.class_names[label] for label in labels]
-    plots.plot_batch(path, images, names, run.dataset.mean, run.dataset.std)
+    dataset = run.dataset
+    names, scale = dataset.class_names, (dataset.mean, dataset.std)
+    if dataset.colours:
+        plots.plot_masked_batch(path, images, labels, *scale, names, dataset.colours)
+    else:
+        plots.plot_batch(path, images, [names[label] for label in labels], *scale)
 
 
 def draw_history(run: Run, history: list[dict]) -> None:
@@ -103,7 +109,7 @@ def write_history(metrics: HistoryFile, history: list[dict]) -> None:
         metrics.write(history)
 
 
-def finish(run: Run, history: list[dict], result: evaluate.Result) -> None:
+def finish(run: Run, history: list[dict], result: Result | SegmentationResult) -> None:
     """Writes the report and the plots, and prints a summary."""
     best = best_epoch(history)
     draw_history(run, history)

@@ -74,6 +74,7 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
         mean=dataset.mean,
         std=dataset.std,
         image_size=config.dataset.image_size,
+        kind=steps.kind_of(config.model),
     )
     return Run(config, workdir, dataset, task, jax.jit(schedule), per_epoch)
 
@@ -97,7 +98,7 @@ def first_state(run: Run) -> TrainState:
     parallel.say(f"starting from the weights in {config.init_from}")
     for note in notes:
         parallel.say(f"  {note}")
-    return create_state(variables, run.task.optimizer, ema=bool(config.ema_decay))
+    return _state(run, variables)
 
 
 def whitening_images(run: Run) -> np.ndarray | None:
@@ -125,4 +126,9 @@ def fresh_state(run: Run, seed, images=None) -> TrainState:
     if images is not None:
         inputs = augment.network_input(images, size, task.mean, task.std)
         variables = whitening.replaced(variables, inputs)
-    return create_state(variables, task.optimizer, ema=bool(run.config.ema_decay))
+    return _state(run, variables)
+
+
+def _state(run: Run, variables: dict) -> TrainState:
+    ema, task = bool(run.config.ema_decay), run.task
+    return create_state(variables, task.optimizer, ema, task.kind.correct_dtype)

@@ -81,7 +81,7 @@ def test_jitter_shifts_and_stretches_all_of_an_image_by_two_uniform_numbers():
 
 def test_a_flip_mirrors_exactly_and_half_of_the_time():
     image = random_images(4, 5, 3)
-    results = augment.random_flip(some_keys(), np.stack([image] * COUNT))
+    results = augment.mirror(augment.coins(some_keys()), np.stack([image] * COUNT))
     _, mirrored = counts_of_matches(np.asarray(results), [image, image[:, ::-1]])
     # The standard deviation is 22.
     assert abs(mirrored - COUNT / 2) < 100

@@ -9,6 +9,7 @@ from cifar_jax.models.layers.batch_norm import BatchNorm
 from cifar_jax.models.layers.convolution import Conv
 from cifar_jax.models.layers.dense import Dense, torch_dense
 from cifar_jax.models.layers.dropout import AlphaDropout, Dropout, keep_mask
+from cifar_jax.models.layers.fcn import FCNHead, padded, upsample
 from cifar_jax.models.layers.initializers import (
     dirac,
     he_normal,
@@ -30,6 +31,7 @@ __all__ = [
     "Conv",
     "Dense",
     "Dropout",
+    "FCNHead",
     "Whitening",
     "at_least_float32",
     "dirac",
@@ -39,10 +41,12 @@ __all__ = [
     "keep_mask",
     "lecun_normal",
     "max_pool",
+    "padded",
     "relu",
     "remat",
     "torch_dense",
     "torch_uniform",
     "uniform_bias",
     "uniform_of_deviation",
+    "upsample",
 ]
