@@ -139,7 +139,7 @@ class SegmentationResult:
 
     @property
     def mean_iou(self) -> float:
-        """The mean of `iou_per_class` over the classes that occur, as in PASCAL VOC (Everingham et al., 2010)."""
+        """The mean of `iou_per_class` over the classes that occur (Everingham et al., 2010, section 4.4)."""
         found = [iou for iou in self.iou_per_class.values() if iou is not None]
         return sum(found) / len(found)
 

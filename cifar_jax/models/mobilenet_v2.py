@@ -1,6 +1,7 @@
 """MobileNetV2 (Sandler et al., 2018), with strides for 32x32 images or those of the paper."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -112,16 +113,15 @@ class MobileNetV2(nn.Module):
         block = layers.remat(InvertedResidual) if self.remat else InvertedResidual
 
         extra = 2 if self.stem == "imagenet" else 1
-        total = extra  # stride of the current feature map
-        x = layers.padded(images, 8 * extra**2) if self.fcn_stride else images
+        strides = [stage.stride * (extra if stage.channels == 24 else 1) for stage in STAGES]
+        x = layers.padded(images, extra * math.prod(strides)) if self.fcn_stride else images
         x = conv(
             round_channels(32 * self.width), (3, 3), strides=extra, padding=1, name="stem_conv"
         )(x)
         x = norm(name="stem_bn", activation="relu6")(x, train)
-        maps = {}
-        for number, stage in enumerate(STAGES, start=1):
-            stride = stage.stride * (extra if stage.channels == 24 else 1)
-            total *= stride
+        maps, reached = {}, extra
+        for number, (stage, stride) in enumerate(zip(STAGES, strides, strict=True), start=1):
+            reached *= stride
             for index in range(stage.blocks):
                 x = block(
                     channels=round_channels(stage.channels * self.width),
@@ -131,14 +131,14 @@ class MobileNetV2(nn.Module):
                     norm=norm,
                     name=f"stage{number}_block{index + 1}",
                 )(x, train)
-            maps[total] = x
+            maps[reached] = x
         x = conv(round_channels(1280 * max(1.0, self.width)), (1, 1), name="last_conv")(x)
         x = norm(name="last_bn", activation="relu6")(x, train)
 
         if self.fcn_stride:
             x = layers.Dropout(self.dropout, self.axis_name, name="dropout")(x, train)
             fcn = layers.FCNHead(self.num_classes, self.fcn_stride, self.dtype, name="head")
-            return fcn(maps | {total: x}, images.shape[1:3])
+            return fcn(maps | {reached: x}, images.shape[1:3])
         x = layers.global_average_pool(x)
         x = layers.Dropout(self.dropout, self.axis_name, name="dropout")(x, train)
         head = layers.Dense(

@@ -50,6 +50,44 @@ def frozen_kernel(conv):
     return conv
 
 
+class FCN(nn.Module):
+    """1x1 scores of maps {stride: [batch, channel, height, width]}, as in Long et al., 2015; see `head`."""
+
+    def __init__(self, classes, stride, widths):
+        super().__init__()
+        self.strides = sorted((s for s in widths if s >= stride), reverse=True)
+        for s in self.strides:
+            self.add_module(f"score_{s}", nn.Conv2d(widths[s], classes, 1))
+
+    def forward(self, maps, size):
+        scores = None
+        for s in self.strides:
+            score = self.get_submodule(f"score_{s}")(maps[s])
+            if scores is not None:
+                larger = F.interpolate(scores, size=score.shape[2:], mode="bilinear")
+                score = score + larger
+            scores = score
+        factor = self.strides[-1]
+        if factor > 1:
+            scores = F.interpolate(scores, scale_factor=factor, mode="bilinear")
+        return scores[:, :, : size[0], : size[1]]
+
+
+def head(classes, fcn_stride, widths):
+    """A dense layer or, with a stride, `FCN`. `widths` maps the strides of the feature maps to channels."""
+    if fcn_stride is None:
+        return nn.Linear(list(widths.values())[-1], classes)
+    return FCN(classes, fcn_stride, widths)
+
+
+def padded(x, head):
+    """Images with zeros at the bottom and right, if the head is one of segmentation."""
+    if not isinstance(head, FCN):
+        return x
+    largest = head.strides[0]
+    return F.pad(x, (0, -x.shape[3] % largest, 0, -x.shape[2] % largest))
+
+
 class Linear(nn.Module):
     def __init__(self, inputs, classes):
         super().__init__()
@@ -187,8 +225,10 @@ class ResNet(nn.Module):
         imagenet_stem=False,
         whitening=False,
         zero_padding=False,
+        fcn_stride=None,
     ):
         super().__init__()
+        self.stride = 4 if imagenet_stem else 1
         self.pre_activation = pre_activation
         self.whitens = whitening
         if whitening:
@@ -216,19 +256,27 @@ class ResNet(nn.Module):
             planes *= 2
         if pre_activation:
             self.final_bn = nn.BatchNorm2d(inplanes)
-        self.head = nn.Linear(inplanes, classes)
+        widths = [inplanes >> i for i in reversed(range(len(blocks)))]
+        strides = [self.stride << i for i in range(len(blocks))]
+        self.head = head(classes, fcn_stride, dict(zip(strides, widths, strict=True)))
 
     def forward(self, x):
+        size, x = x.shape[2:], padded(x, self.head)
         if self.whitens:
             x = F.relu(self.whitening(x))
         x = self.stem_conv(x)
         if not self.pre_activation:
             x = F.relu(self.stem_bn(x))
         x = self.stem_pool(x)
+        maps, images_height = {}, self.stride * x.shape[2]
         for name in self.block_names:
             x = self.get_submodule(name)(x)
+            maps[images_height // x.shape[2]] = x
         if self.pre_activation:
             x = F.relu(self.final_bn(x))
+            maps[images_height // x.shape[2]] = x
+        if isinstance(self.head, FCN):
+            return self.head(maps, size)
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
         return self.head(x)
 
@@ -317,30 +365,37 @@ class MobileNetV2(nn.Module):
         (6, 320, 1, 1),
     )
 
-    def __init__(self, classes, width):
+    def __init__(self, classes, width, fcn_stride=None):
         super().__init__()
         channels = make_divisible(32 * width)
         last = make_divisible(1280 * max(1.0, width))
         self.stem_conv = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         self.stem_bn = nn.BatchNorm2d(channels)
         self.block_names = []
+        reached, widths = 1, {}  # of the last map of each stride
         for stage, (t, c, n, s) in enumerate(self.SETTING, 1):
+            reached *= s if c != 24 else 1
             for i in range(n):
                 stride = s if i == 0 and c != 24 else 1
                 name = f"stage{stage}_block{i + 1}"
                 out = make_divisible(c * width)
                 self.add_module(name, InvertedResidual(channels, out, stride, t))
                 self.block_names.append(name)
-                channels = out
+                channels = widths[reached] = out
         self.last_conv = nn.Conv2d(channels, last, 1, bias=False)
         self.last_bn = nn.BatchNorm2d(last)
-        self.head = nn.Linear(last, classes)
+        self.head = head(classes, fcn_stride, widths | {reached: last})
 
     def forward(self, x):
+        size, x = x.shape[2:], padded(x, self.head)
+        maps, images_height = {}, x.shape[2]
         x = F.relu6(self.stem_bn(self.stem_conv(x)))
         for name in self.block_names:
             x = self.get_submodule(name)(x)
+            maps[images_height // x.shape[2]] = x
         x = F.relu6(self.last_bn(self.last_conv(x)))
+        if isinstance(self.head, FCN):
+            return self.head(maps | {images_height // x.shape[2]: x}, size)
         return self.head(x.mean((2, 3)))
 
 

@@ -152,7 +152,7 @@ def test_every_network_takes_the_options_that_it_names_and_no_others():
         "remat": True,
         "whitening": True,
         "shortcut": "zero_padding",
-        "fcn_stride": 4,
+        "fcn_stride": 2,
     }
     assert set(values) == set(OPTIONS)
     for name in MODELS:

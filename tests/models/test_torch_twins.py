@@ -75,6 +75,31 @@ CASES = {
         (9, 7),
         lambda: twins.ResNet(CLASSES, (1,) * 3, 4, whitening=True),
     ),
+    # Fully convolutional. Some sides are padded and cut, others are divisible by the largest stride.
+    "fcn resnet8_v1": (
+        "resnet8_v1",
+        {"width": 0.25, "fcn_stride": 1},
+        (9, 7),
+        lambda: twins.ResNet(CLASSES, (1,) * 3, 4, fcn_stride=1),
+    ),
+    "fcn resnet8_v2": (
+        "resnet8_v2",
+        {"width": 0.25, "fcn_stride": 4},
+        (12, 8),
+        lambda: twins.ResNet(CLASSES, (1,) * 3, 4, pre_activation=True, fcn_stride=4),
+    ),
+    "fcn resnet18": (
+        "resnet18",
+        {"width": 0.0625, "stem": "imagenet", "fcn_stride": 8},
+        (40, 33),
+        lambda: twins.ResNet(CLASSES, (2,) * 4, 4, imagenet_stem=True, fcn_stride=8),
+    ),
+    "fcn mobilenet_v2": (
+        "mobilenet_v2",
+        {"width": 0.35, "fcn_stride": 2},
+        (9, 16),
+        lambda: twins.MobileNetV2(CLASSES, 0.35, fcn_stride=2),
+    ),
     "airbench94": (
         "airbench94",
         {"width": 1 / 16},
@@ -113,7 +138,8 @@ def test_equals_pytorch_in_evaluation_and_in_training(case, monkeypatch):
     name, options, (height, width), make_twin = CASES[case]
     rng = np.random.default_rng(0)
     images = rng.normal(size=(6, height, width, 3))
-    labels = rng.integers(0, CLASSES, size=6)
+    size = (6, height, width) if "fcn_stride" in options else 6
+    labels = rng.integers(0, CLASSES, size=size)
     with jax.enable_x64(True):
         model = create_model(name, CLASSES, dtype="float64", **options)
         variables = random_variables(model, images, rng)
@@ -126,12 +152,12 @@ def test_equals_pytorch_in_evaluation_and_in_training(case, monkeypatch):
     twin.load_state_dict(twins.state_dict(variables) | counters, strict=True)
     inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     twin.eval()
-    assert_close(eval_logits, twin(inputs).detach())
+    assert_close(eval_logits, channel_last(twin(inputs).detach()))
     twin.train()
     twin_logits = twin(inputs)
     twin_loss = torch.nn.functional.cross_entropy(twin_logits, torch.from_numpy(labels))
     twin_loss.backward()
-    assert_close(train_logits, twin_logits.detach())
+    assert_close(train_logits, channel_last(twin_logits.detach()))
     assert_close(loss, twin_loss.detach())
     found = twins.state_dict({"params": gradients})
     expected = {
@@ -145,6 +171,10 @@ def test_equals_pytorch_in_evaluation_and_in_training(case, monkeypatch):
     expected = twin.state_dict()
     for key, value in twins.state_dict({"batch_stats": batch_stats}).items():
         assert_close(value, expected[key])
+
+
+def channel_last(logits):
+    return logits.permute(0, 2, 3, 1) if logits.ndim == 4 else logits
 
 
 def random_variables(model, images, rng):
@@ -174,7 +204,7 @@ def evaluate_and_train(model):
                 {"params": params, **others}, images, train=True, mutable=["batch_stats"]
             )
             log_probabilities = jax.nn.log_softmax(logits)
-            loss = -jnp.mean(log_probabilities[jnp.arange(len(labels)), labels])
+            loss = -jnp.mean(jnp.take_along_axis(log_probabilities, labels[..., None], -1))
             return loss, (logits, updated.get("batch_stats", {}))
 
         gradient = jax.value_and_grad(loss_fn, has_aux=True)

@@ -15,9 +15,9 @@ class FCNHead(nn.Module):
 
     A 1x1 convolution scores the coarsest map. The scores are enlarged to the next finer map, whose own scores
     are added, and so on down to `stride`; what is left to the size of the image is enlarged at once. Strides
-    32, 16 and 8 are FCN-32s, FCN-16s and FCN-8s (Long, Shelhamer and Darrell, "Fully Convolutional Networks for
-    Semantic Segmentation", 2015, section 4). Enlargement is bilinear and fixed. All scores start at zero, as
-    in that paper, so a finer map begins by changing nothing.
+    32, 16 and 8 are FCN-32s, FCN-16s and FCN-8s (Long, Shelhamer and Darrell, "Fully Convolutional Networks
+    for Semantic Segmentation", 2015, section 4). Enlargement is bilinear and fixed. All scores start at
+    zero, as in that paper, so a finer map begins by changing nothing.
     """
 
     num_classes: int
@@ -57,7 +57,7 @@ class FCNHead(nn.Module):
 
 
 def padded(images: jax.Array, stride: int) -> jax.Array:
-    """Adds zeros at the bottom and right of [batch, height, width, channel], to sizes that `stride` divides."""
+    """Adds zeros at the bottom and right of [batch, height, width, channel], up to multiples of `stride`."""
     height, width = (-size % stride for size in images.shape[1:3])
     if not height and not width:
         return images
