@@ -7,10 +7,19 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from cifar_jax import models
 from cifar_jax.api.recipes import recipe as load_recipe
 from cifar_jax.data import datasets, pictures
 from cifar_jax.errors import UserError
-from cifar_jax.inference import Result, Weights, evaluate, find_weights, predict
+from cifar_jax.inference import (
+    Result,
+    SegmentationResult,
+    Weights,
+    evaluate,
+    find_weights,
+    predict,
+    segment,
+)
 from cifar_jax.runtime import settings
 from configs import default
 
@@ -75,6 +84,8 @@ class Network:
         Raises:
           UserError: a picture cannot be read, or is no picture.
         """
+        if models.segments(self.weights.model):
+            raise UserError("this network gives a class to each pixel: call segment")
         opened, is_one = _opened(images)
         views = [pictures.fitted(picture, self.picture_size, fit) for picture in opened]
         with settings.fixed():
@@ -92,9 +103,22 @@ class Network:
             return predict.top_classes(rows, self.class_names, top)
         return [predict.top_classes(row, self.class_names, top) for row in rows]
 
+    def segment(self, images) -> np.ndarray | list[np.ndarray]:
+        """The class of each pixel, uint8 [height, width]: of one picture, or a list for several.
+
+        Raises:
+          UserError: a picture cannot be read, or the network is one of classification.
+        """
+        if not models.segments(self.weights.model):
+            raise UserError("this network gives one class to a picture: call predict")
+        opened, is_one = _opened(images)
+        with settings.fixed():
+            found = [segment.segment(self.weights, picture) for picture in opened]
+        return found[0] if is_one else found
+
     def evaluate(
         self, data: datasets.Dataset | datasets.Split, config: ConfigDict | None = None
-    ) -> Result:
+    ) -> Result | SegmentationResult:
         """Evaluates the network, on all devices. Every image counts once.
 
         Args:
@@ -102,7 +126,8 @@ class Network:
           config: has `eval_batch_size` and `test_time_augmentation`; None: the defaults.
 
         Returns:
-          The result: `accuracy`, `loss`, `accuracy_per_class`, `confusion`, `probabilities`.
+          The result: `accuracy`, `loss`, `accuracy_per_class`, `confusion`, `probabilities`; of a
+          segmentation network `mean_iou`, `iou_per_class`, `accuracy`, `loss`, `confusion`, `predictions`.
 
         Raises:
           UserError: the data set has other classes or another image size than the network.
@@ -118,6 +143,11 @@ class Network:
             raise UserError(
                 f"the weights were trained on other classes ({theirs}, ...) than the data set {data.name} "
                 f"has ({ours}, ...): give a recipe of their data set with --config"
+            )
+        if (split.labels.ndim == 3) != models.segments(self.weights.model):
+            raise UserError(
+                "the network and the data set do not fit: one has a class for each pixel, the other for each "
+                "image"
             )
         side = split.images.shape[1]
         if side not in (self.picture_size, self.weights.image_size):

@@ -9,7 +9,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from cifar_jax import api, training
+from cifar_jax import api, models, training
 from cifar_jax import config as config_lib
 from cifar_jax.api import recipes
 from cifar_jax.data import datasets, pictures
@@ -20,9 +20,11 @@ from cifar_jax.inference import (
     predict,
     prediction_sheet,
     pretrained,
+    segment,
     which_weights,
 )
 from cifar_jax.pages import evaluation as evaluation_page
+from cifar_jax.pages import segmentation as segmentation_page
 from cifar_jax.reporting import plots, reports
 from cifar_jax.runtime import determinism, parallel
 from cifar_jax.storage import workdir as files_of
@@ -84,6 +86,10 @@ def run_evaluate(args) -> int:
     if config is None and args.workdir:
         config = files_of.read_config(args.workdir, default.get_config())
     if config is None:
+        if models.segments(found.model):
+            raise UserError(
+                "give the recipe of the data set with --config=FILE, or the --workdir of its run"
+            )
         config = default.get_config()
         config.dataset.name = found.dataset["name"]
         config.dataset.labels = str(found.dataset.get("labels", "fine"))
@@ -121,7 +127,11 @@ def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str
     title = f"{found.model['name']} on {dataset.name} test"
     subtitle = f"weights: {files.shown(which)}{_origin(found)}"
     images, labels = dataset.test.images, dataset.test.labels
-    page = evaluation_page.write(folder, result, images, labels, title, subtitle)
+    if dataset.colours:
+        colours = dataset.colours
+        page = segmentation_page.write(folder, result, images, labels, colours, title, subtitle)
+    else:
+        page = evaluation_page.write(folder, result, images, labels, title, subtitle)
     if which not in ("best", "latest"):
         which = os.path.splitext(os.path.basename(os.path.normpath(which)))[0]
     picture = os.path.join(workdir or folder, files_of.confusion_plot(which))
@@ -140,9 +150,11 @@ def run_predict(args) -> int:
     """
     if not args.image:
         raise UserError("--mode=predict needs a picture: --image=FILE or --image=FOLDER")
+    which, found = _which(args), _find_trained_as_the_recipe(args)
+    if models.segments(found.model):
+        return _run_segment(args, which, found)
     if args.output:
         prediction_sheet.check_path(args.output)
-    which, found = _which(args), _find_trained_as_the_recipe(args)
     fit = args.fit or pictures.DEFAULT_FIT
     answers, errors = predict.predict_files(found, args.image, fit)
     if args.json:
@@ -160,6 +172,24 @@ def run_predict(args) -> int:
     return 1 if errors else 0
 
 
+def _run_segment(args, which: str, found: Weights) -> int:
+    """--mode=predict with a segmentation network: writes a mask and an overlay of each picture."""
+    if args.fit:
+        raise UserError(
+            "--fit is for classification: a segmentation network gets the whole picture"
+        )
+    folder = args.output or segment.FOLDER
+    segment.check_folder(folder)
+    answers, errors = segment.segment_files(found, args.image, folder)
+    if args.json:
+        print(json.dumps({"weights": which, "predictions": answers, "errors": errors}))
+    elif answers:
+        print(segment.to_text(answers))
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
 def run_export(args) -> int:
     """--mode=export: writes a trained network to a file for other programs."""
     found = _find_trained_as_the_recipe(args)
@@ -169,7 +199,8 @@ def run_export(args) -> int:
     print(f"{found.model['name']}{_origin(found)}, {len(found.class_names)} classes")
     if format_ != "safetensors":
         print(f"{export.INPUT}: uint8 [batch, {size}, {size}, 3], in RGB")
-        print(f"{export.OUTPUT}: float32 [batch, {len(found.class_names)}]")
+        for name, described in export.outputs(found).items():
+            print(f"{name}: {described}")
     print("written:", files.shown(path))
     return 0
 

@@ -59,9 +59,18 @@ class RunResult:
         return self.epochs >= self.config.num_epochs
 
     @property
-    def final_accuracy(self) -> float | None:
-        """Test accuracy after the last evaluated epoch."""
-        return self.history[-1]["test_accuracy"] if self.history else None
+    def is_segmentation(self) -> bool:
+        return models.segments(self.config.model)
+
+    @property
+    def final_score(self) -> float | None:
+        """Test accuracy (in segmentation, mean IoU) after the last evaluated epoch."""
+        return reports.test_score(self.history[-1]) if self.history else None
+
+    @property
+    def best_score(self) -> float | None:
+        """Test accuracy (in segmentation, mean IoU) after the best epoch."""
+        return reports.test_score(self.best) if self.best else None
 
     @property
     def best(self) -> dict | None:
@@ -79,21 +88,22 @@ class RunResult:
         return statistics.median(speeds) if speeds else None
 
     @property
-    def accuracy_per_class(self) -> dict[str, float | None]:
-        """Accuracy per class after the last epoch; {} if there is no report yet."""
+    def score_per_class(self) -> dict[str, float | None]:
+        """Accuracy (in segmentation, IoU) per class after the last epoch; {} if there is no report yet."""
         if not self.history or self.report.get("final", {}).get("epoch") != self.epochs:
             return {}
-        found = self.report.get("test", {}).get("accuracy_per_class")
+        name = "iou_per_class" if self.is_segmentation else "accuracy_per_class"
+        found = self.report.get("test", {}).get(name)
         return found if isinstance(found, dict) else {}
 
-    def epochs_to(self, accuracy: float) -> int | None:
-        """The first epoch with at least this test accuracy."""
-        reached = (e["epoch"] for e in self.history if e["test_accuracy"] >= accuracy)
+    def epochs_to(self, target: float) -> int | None:
+        """The first epoch with at least this score on the test images."""
+        reached = (e["epoch"] for e in self.history if reports.test_score(e) >= target)
         return next(reached, None)
 
-    def time_to(self, accuracy: float) -> float | None:
+    def time_to(self, target: float) -> float | None:
         pairs = zip(self.history, self.times, strict=True)
-        return next((time for e, time in pairs if e["test_accuracy"] >= accuracy), None)
+        return next((time for e, time in pairs if reports.test_score(e) >= target), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +133,9 @@ class Recipe:
         return statistics.stdev(values) if len(values) > 1 else None
 
     @property
-    def accuracy_per_class(self) -> dict[str, float | None]:
+    def score_per_class(self) -> dict[str, float | None]:
         """The mean over the counted runs that have a report."""
-        runs = [run.accuracy_per_class for run in self.counted if run.accuracy_per_class]
+        runs = [run.score_per_class for run in self.counted if run.score_per_class]
         names = runs[0] if runs else ()
         values = {name: [x for run in runs if _is_number(x := run.get(name))] for name in names}
         return {name: statistics.fmean(found) if found else None for name, found in values.items()}
@@ -137,8 +147,9 @@ class Comparison:
 
     Attributes:
       folder: the common parent of the runs.
-      recipes: in the order of test accuracy after the last epoch, highest first.
-      target: the accuracy to which times are reported.
+      recipes: in the order of their score after the last epoch, highest first. The score is test accuracy;
+        of segmentation runs, mean IoU. All runs are of the same kind.
+      target: the score to which times are reported.
       target_given: whether the user chose the target.
       skipped: a line for each folder that could not be read.
     """
@@ -154,6 +165,15 @@ class Comparison:
         return tuple(run for recipe in self.recipes for run in recipe.runs)
 
     @property
+    def is_segmentation(self) -> bool:
+        return self.runs[0].is_segmentation
+
+    @property
+    def score_name(self) -> str:
+        """What the recipes are ranked by, in words."""
+        return "mean IoU" if self.is_segmentation else "accuracy"
+
+    @property
     def datasets(self) -> list[str]:
         return sorted({dataset_name(run.config) for run in self.runs})
 
@@ -163,8 +183,8 @@ def compare(paths: Sequence[str], target: float | None = None) -> Comparison:
 
     Args:
       paths: workdirs, folders with workdirs below them, and patterns of both ("runs/*").
-      target: the accuracy to which times are reported, a fraction; None: the highest whole percent
-        that at least half of the runs reach.
+      target: the score to which times are reported, a fraction; None: the highest whole percent that at
+        least half of the runs reach.
 
     Raises:
       UserError: no run can be read, or the target is not an accuracy.
@@ -182,11 +202,26 @@ def compare(paths: Sequence[str], target: float | None = None) -> Comparison:
         shown = ", ".join(map(files.shown, paths))
         why = f" ({'; '.join(skipped)})" if skipped else ""
         raise UserError(f"there is no run to compare in {shown}{why}")
+    found, others = _of_one_kind(found)
+    skipped += others
     recipes = group(found)
     given = target is not None
     return Comparison(
         folder, recipes, target if given else _common_target(found), given, tuple(skipped)
     )
+
+
+def _of_one_kind(runs: list[RunResult]) -> tuple[list[RunResult], list[str]]:
+    """(the runs of the more frequent kind, a line for each other one): their scores do not compare."""
+    count = sum(run.is_segmentation for run in runs)
+    kept = 2 * count > len(runs)
+    names = ("classification", "segmentation")
+    lines = [
+        f"{run.name}: a run of {names[not kept]}, not of {names[kept]} as the others: compare it apart"
+        for run in runs
+        if run.is_segmentation != kept
+    ]
+    return [run for run in runs if run.is_segmentation == kept], lines
 
 
 def check_target(target: float | None) -> None:
@@ -267,7 +302,7 @@ def _number_of_classes(workdir: str, config: ConfigDict, report: dict) -> int | 
 
 
 def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
-    """Groups the runs by recipe without the seed. Highest mean accuracy first; none yet, last."""
+    """Groups the runs by recipe without the seed. Highest mean score first; none yet, last."""
     by_recipe: dict[str, list[RunResult]] = {}
     for run in runs:
         by_recipe.setdefault(repr(recipe_fields(run)), []).append(run)
@@ -281,8 +316,8 @@ def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
         recipes.append(Recipe(name, tuple(members)))
 
     def order(recipe):
-        accuracy = recipe.mean(lambda run: run.final_accuracy)
-        return (accuracy is None, -(accuracy or 0), recipe.name)
+        score = recipe.mean(lambda run: run.final_score)
+        return (score is None, -(score or 0), recipe.name)
 
     return tuple(sorted(recipes, key=order))
 
@@ -322,6 +357,6 @@ def dataset_name(config: ConfigDict) -> str:
 
 def _common_target(runs: Sequence[RunResult]) -> float:
     """The highest whole percent that at least half of the runs reach."""
-    reached = sorted(max(e["test_accuracy"] for e in run.history) for run in runs if run.history)
+    reached = sorted(max(map(reports.test_score, run.history)) for run in runs if run.history)
     middle = reached[len(reached) // 2] if reached else 0.0
     return math.floor(100 * middle + 1e-9) / 100

@@ -8,7 +8,7 @@ import numpy as np
 
 from cifar_jax.comparing.comparison import Comparison, Recipe
 from cifar_jax.comparing.table import recipe_title
-from cifar_jax.reporting import plots
+from cifar_jax.reporting import plots, reports
 
 # Okabe and Ito's palette without yellow and black, then more colours that differ from these. All are
 # readable on a light and on a dark background.
@@ -92,7 +92,7 @@ def _time_text(seconds: float) -> str:
 
 
 def plot_curves(path: str | os.PathLike, comparison: Comparison, colours: dict[str, str]) -> None:
-    """Writes a PNG of test accuracy and training loss over epochs and over time, on common scales.
+    """Writes a PNG of the test score and the training loss over epochs and over time, on common scales.
 
     `colours` has a colour for the name of each run with an epoch; there must be at least one.
     """
@@ -105,10 +105,13 @@ def plot_curves(path: str | os.PathLike, comparison: Comparison, colours: dict[s
     unit, log, time_ticks = time_axis([run.times for run in runs])
     few = max(len(run.history) for run in runs) <= 20
     style = {"marker": "o", "markersize": 3} if few else {}
-    rows = (("test_accuracy", 100, "test accuracy"), ("train_loss", 1, "training loss"))
-    for row, (key, scale, title) in zip(axes, rows, strict=True):
+    rows = (
+        (lambda entry: 100 * reports.test_score(entry), f"test {comparison.score_name}"),
+        (lambda entry: entry["train_loss"], "training loss"),
+    )
+    for row, (value, title) in zip(axes, rows, strict=True):
         for run in runs:
-            values = [scale * entry[key] for entry in run.history]
+            values = [value(entry) for entry in run.history]
             epochs = [entry["epoch"] for entry in run.history]
             for panel, places in zip(row, (epochs, run.times), strict=True):
                 panel.plot(places, values, color=colours[run.name], linewidth=1.4, **style)
@@ -136,21 +139,22 @@ def plot_classes(
     recipes: Sequence[Recipe],
     colours: dict[str, str],
 ) -> None:
-    """Writes a PNG of the test accuracy per class, with a row of points for each class."""
+    """Writes a PNG of the test score per class, with a row of points for each class."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.6 + 0.28 * len(class_names)), layout="constrained")
     axes = figure.subplots()
     rows = np.arange(len(class_names))
     for i, recipe in enumerate(recipes):
-        accuracies = [recipe.accuracy_per_class.get(name) for name in class_names]
+        accuracies = [recipe.score_per_class.get(name) for name in class_names]
         values = [np.nan if value is None else 100 * value for value in accuracies]
         # Offset, so that equal points do not hide each other.
         offset = 0.5 * (i - (len(recipes) - 1) / 2) / max(len(recipes), 2)
         axes.plot(values, rows + offset, "o", color=colours[recipe.runs[0].name], markersize=4.5)
     axes.set_yticks(rows, class_names, parse_math=False)
     axes.set_ylim(len(class_names) - 0.4, -0.6)
-    axes.set_xlabel("test accuracy of the class")
+    score = "IoU" if recipes[0].runs[0].is_segmentation else "accuracy"
+    axes.set_xlabel(f"test {score} of the class")
     axes.xaxis.set_major_formatter("{x:g} %")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -39,7 +39,7 @@ class Cell:
 
 def columns(comparison: Comparison) -> list[Column]:
     """The columns after the name."""
-    target, goal = comparison.target, target_text(comparison)
+    target, goal, score = comparison.target, target_text(comparison), comparison.score_name
     found = [
         Column("model", lambda run: run.config.model.name),
         Column(
@@ -54,15 +54,15 @@ def columns(comparison: Comparison) -> list[Column]:
         ),
         Column("epochs", _epochs, lambda run: run.epochs),
         Column(
-            "final accuracy",
-            _or_nothing(lambda run: run.final_accuracy, percent),
-            lambda run: run.final_accuracy,
+            f"final {score}",
+            _or_nothing(lambda run: run.final_score, percent),
+            lambda run: run.final_score,
             percent_with_deviation,
         ),
         Column(
-            "best accuracy",
-            _or_nothing(_best_accuracy, percent),
-            _best_accuracy,
+            f"best {score}",
+            _or_nothing(_best_score, percent),
+            _best_score,
             percent_with_deviation,
             lambda run: run.best and f"epoch {run.best['epoch']}, on {run.best['chosen_on']}",
         ),
@@ -158,8 +158,11 @@ def explanations(comparison: Comparison) -> list[str]:
         else "the highest whole percent that at least half of the runs reach (--target_accuracy sets "
         "another)"
     )
+    measured = "Accuracies are measured"
+    if comparison.is_segmentation:
+        measured = "Mean IoU (intersection over union, over the classes that occur) is measured"
     lines = [
-        "Accuracies are measured on the test images. Final is after the last epoch. Best is after the "
+        f"{measured} on the test images. Final is after the last epoch. Best is after the "
         "epoch that was best on the images named beside it; if these are the test images, it is slightly "
         "too high.",
         f"The target, {target_text(comparison)}, is {chosen}.",
@@ -194,10 +197,10 @@ def to_markdown(comparison: Comparison, pictures: Sequence[str]) -> str:
         lines += _markdown_table(["field", *names], [False] * (1 + len(names)), rows)
     for title, class_names, recipes in classes(comparison):
         rows = [
-            [name, *(_share(recipe.accuracy_per_class.get(name)) for recipe in recipes)]
+            [name, *(_share(recipe.score_per_class.get(name)) for recipe in recipes)]
             for name in class_names
         ]
-        lines += ["", f"## Accuracy per class: {_markdown(title)}", ""]
+        lines += ["", f"## {per_class_title(comparison)}: {_markdown(title)}", ""]
         heads = ["class", *(recipe.name for recipe in recipes)]
         lines += _markdown_table(heads, [False] + [True] * len(recipes), rows)
     if comparison.skipped:
@@ -219,13 +222,18 @@ def to_text(comparison: Comparison) -> str:
 
 
 def classes(comparison: Comparison) -> list[tuple[str, list[str], list[Recipe]]]:
-    """For each data set: (its name, its classes, the recipes with an accuracy per class)."""
+    """For each data set: (its name, its classes, the recipes with a score per class)."""
     found: dict[tuple, list[Recipe]] = {}
     for recipe in comparison.recipes:
-        names = tuple(recipe.accuracy_per_class)
+        names = tuple(recipe.score_per_class)
         if names:
             found.setdefault((dataset_name(recipe.runs[0].config), names), []).append(recipe)
     return [(title, list(names), recipes) for (title, names), recipes in found.items()]
+
+
+def per_class_title(comparison: Comparison) -> str:
+    """The heading of the tables with a row for each class."""
+    return "IoU per class" if comparison.is_segmentation else "Accuracy per class"
 
 
 def target_text(comparison: Comparison) -> str:
@@ -268,8 +276,8 @@ def _epochs(run: RunResult) -> str:
     return str(done) if done == wanted else f"{done} of {wanted}"
 
 
-def _best_accuracy(run: RunResult) -> float | None:
-    return run.best["test_accuracy"] if run.best else None
+def _best_score(run: RunResult) -> float | None:
+    return run.best_score
 
 
 def _time(run: RunResult) -> float | None:

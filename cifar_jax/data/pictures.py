@@ -5,6 +5,7 @@ decodes a picture that would fill the memory.
 """
 
 import contextlib
+import io
 import os
 import warnings
 
@@ -208,6 +209,13 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     picture = picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def to_png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _grey_to_rgb(picture: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@
 
 Take from here: the names below, and the modules `evaluate`, `export`, `init_from` (the weights a run starts
 from), `other_libraries` (weights of torchvision and others), `predict`, `prediction_sheet`, `pretrained` (the
-bundled networks) and `weights`.
+bundled networks), `segment` (prediction by a segmentation network) and `weights`.
 """
 
 from cifar_jax.inference.calibration import BINS, Calibration
@@ -26,6 +26,7 @@ __all__ = [
     "predict",
     "prediction_sheet",
     "pretrained",
+    "segment",
     "weights",
     "which_weights",
 ]

@@ -1,5 +1,6 @@
 """Prediction: from pictures to probabilities. Needs weights only, no data set."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -22,12 +23,7 @@ def probabilities(weights: Weights, images: np.ndarray) -> np.ndarray:
 
     S is `picture_size(weights)`, or the network's image size.
     """
-    network = logits(weights)
-
-    @jax.jit
-    def forward(variables, pixels):
-        return jax.nn.softmax(network(variables, pixels))
-
+    forward = compiled(weights)
     batch = min(BATCH, len(images))
     rows = []
     for start in range(0, len(images), batch):
@@ -64,15 +60,34 @@ def _mean(rows: np.ndarray) -> np.ndarray:
     return (powers / powers.sum()).astype(np.float32)
 
 
-def logits(weights: Weights) -> Callable:
-    """The function (variables, images as above) -> logits float32 [N, C]."""
-    model = create_model(num_classes=len(weights.class_names), **weights.model)
+def logits(weights: Weights, enlarged: bool = True) -> Callable:
+    """The function (variables, images uint8 [N, height, width, 3]) -> logits float32 [N, ..., C].
 
+    `enlarged` tells whether smaller images are enlarged to the network's image size first.
+    """
+    model = create_model(num_classes=len(weights.class_names), **weights.model)
+    return _logits(model, weights.image_size if enlarged else None, weights.mean, weights.std)
+
+
+def _logits(model, image_size: int | None, mean, std) -> Callable:
     def forward(variables, pixels):
-        inputs = augment.network_input(pixels, weights.image_size, weights.mean, weights.std)
+        inputs = augment.network_input(pixels, image_size, mean, std)
         return model.apply(variables, inputs, train=False)
 
     return forward
+
+
+def compiled(weights: Weights, enlarged: bool = True) -> Callable:
+    """`logits` as probabilities, compiled once for all weights of the same network."""
+    model = create_model(num_classes=len(weights.class_names), **weights.model)
+    size = weights.image_size if enlarged else None
+    return _compiled(model, size, tuple(weights.mean), tuple(weights.std))
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(model, image_size: int | None, mean, std) -> Callable:
+    network = _logits(model, image_size, mean, std)
+    return jax.jit(lambda variables, pixels: jax.nn.softmax(network(variables, pixels)))
 
 
 def picture_size(weights: Weights) -> int:
@@ -98,16 +113,13 @@ def predict_files(
       (answers, errors): {"image": path, "classes": [{"name", "probability"}, ...]} for each picture
       that could be read, and a line for each other one.
     """
-    read, views, errors = [], [], []
-    for path in paths:
+    found, errors = find_files(paths)
+    read, views = [], []
+    for file in found:
         try:
-            for file in pictures.find_pictures([path]):
-                try:
-                    picture = pictures.open_picture(file)
-                    views.append(pictures.fitted(picture, picture_size(weights), fit))
-                    read.append(file)
-                except UserError as error:
-                    errors.append(str(error))
+            picture = pictures.open_picture(file)
+            views.append(pictures.fitted(picture, picture_size(weights), fit))
+            read.append(file)
         except UserError as error:
             errors.append(str(error))
     if not read:
@@ -119,6 +131,17 @@ def predict_files(
         classes = [{"name": name, "probability": probability} for name, probability in top]
         answers.append({"image": path, "classes": classes})
     return answers, errors
+
+
+def find_files(paths: list[str]) -> tuple[list[str], list[str]]:
+    """(files, and the pictures in folders; a line for each folder without any)."""
+    found, errors = [], []
+    for path in paths:
+        try:
+            found += pictures.find_pictures([path])
+        except UserError as error:
+            errors.append(str(error))
+    return found, errors
 
 
 def to_text(answers: list[dict]) -> str:

@@ -1,7 +1,7 @@
 """The HTML pages that --mode=eval and --mode=compare write for a browser.
 
 Each page is one file that needs no server, no network and no other file. Take from here: the modules
-`evaluation` and `comparison`. Each of them has `write`.
+`evaluation`, `segmentation` and `comparison`. Each of them has `write`.
 """
 
-__all__ = ["comparison", "evaluation"]
+__all__ = ["comparison", "evaluation", "segmentation"]

@@ -60,4 +60,6 @@ def to_html(comparison: Comparison, colours: dict[str, str]) -> str:
         classes=[tables.classes_table(*part) for part in table.classes(comparison)],
         differences=tables.differences_table(recipes),
         nothing=table.NOTHING,
+        score=comparison.score_name,
+        per_class=table.per_class_title(comparison),
     )

@@ -82,7 +82,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """`target` is the height of the line at the target accuracy; None draws no line."""
+    """`target` is the height of the line at the target; None draws no line."""
 
     caption: str
     x_title: str
@@ -93,21 +93,21 @@ class Chart:
 
 
 def charts(comparison: Comparison, marks: dict[str, Mark]) -> list[Chart]:
-    """Test accuracy and training loss, over epochs and over time; empty if no run has finished an epoch."""
+    """Test score and training loss, over epochs and over time; empty if no run has finished an epoch."""
     runs = [run for run in comparison.runs if run.history]
     if not runs:
         return []
     quantities = (
-        ("Test accuracy", "test_accuracy", lambda value: f"{100 * value:g} %"),
-        ("Training loss", "train_loss", lambda value: f"{value:g}"),
+        (f"Test {comparison.score_name}", reports.test_score, lambda value: f"{100 * value:g} %"),
+        ("Training loss", _train_loss, lambda value: f"{value:g}"),
     )
     x_axes = {"epochs": _epoch_axis(runs), "time": _time_axis(runs)}
     found = []
-    for title, key, write in quantities:
-        y_axis = _value_axis(runs, key, write)
-        target = comparison.target if key == "test_accuracy" else None
+    for title, of, write in quantities:
+        y_axis = _value_axis(runs, of, write)
+        target = None if of is _train_loss else comparison.target
         for over, x_axis in x_axes.items():
-            found.append(_chart(f"{title} over {over}", runs, key, x_axis, y_axis, target, marks))
+            found.append(_chart(f"{title} over {over}", runs, of, x_axis, y_axis, target, marks))
     return found
 
 
@@ -132,9 +132,15 @@ def _time_axis(runs: Sequence[RunResult]) -> Axis:
     )
 
 
-def _value_axis(runs: Sequence[RunResult], key: str, write: Callable[[float], str]) -> Axis:
-    values = [entry[key] for run in runs for entry in run.history]
-    low, high = (min(values), max(values)) if key == "test_accuracy" else (0, max(values))
+def _train_loss(entry: dict) -> float:
+    return entry["train_loss"]
+
+
+def _value_axis(
+    runs: Sequence[RunResult], of: Callable[[dict], float], write: Callable[[float], str]
+) -> Axis:
+    values = [of(entry) for run in runs for entry in run.history]
+    low, high = (0 if of is _train_loss else min(values)), max(values)
     levels = curves.ticks(low, high if high > low else low + 0.01)
     return Axis(Scale(levels[0], levels[-1]), [(level, write(level)) for level in levels])
 
@@ -142,7 +148,7 @@ def _value_axis(runs: Sequence[RunResult], key: str, write: Callable[[float], st
 def _chart(
     caption: str,
     runs: Sequence[RunResult],
-    key: str,
+    of: Callable[[dict], float],
     x_axis: Axis,
     y_axis: Axis,
     target: float | None,
@@ -154,7 +160,7 @@ def _chart(
     for run in runs:
         places = zip(x_axis.values(run), run.history, run.times, strict=True)
         points = [
-            Point(x(value), y(entry[key]), _point_text(run, entry, time))
+            Point(x(value), y(of(entry)), _point_text(run, entry, time))
             for value, entry, time in places
         ]
         found.append(_curve(run, points, marks[run.name]))
@@ -175,7 +181,9 @@ def _curve(run: RunResult, points: list[Point], mark: Mark) -> Curve:
 
 
 def _point_text(run: RunResult, entry: dict, time: float) -> str:
+    _, score = reports.score_of(entry)
     return (
         f"{run.name}, epoch {entry['epoch']}, {reports.duration(time)}: "
-        f"test accuracy {table.percent(entry['test_accuracy'])}, training loss {entry['train_loss']:.4g}"
+        f"test {score} {table.percent(reports.test_score(entry))}, "
+        f"training loss {entry['train_loss']:.4g}"
     )

@@ -69,9 +69,9 @@ class Button:
 
 @dataclasses.dataclass(frozen=True)
 class ClassCell:
-    """The accuracy on a class as a fraction, and how strong the cell's colour is, in per cent."""
+    """The accuracy or IoU of a class as a fraction, and how strong the cell's colour is, in per cent."""
 
-    accuracy: float
+    share: float
     heat: int
 
 
@@ -96,13 +96,13 @@ def runs_table(comparison: Comparison, marks: dict[str, Mark]) -> dict:
 
 
 def _heading(column: table.Column) -> Heading:
-    # The first click puts the best on top: the highest accuracy, the shortest time.
-    high = "accuracy" in column.title or column.title == "images/s"
+    # The first click puts the best on top: the highest score, the shortest time.
+    high = column.title.startswith(("final", "best")) or column.title == "images/s"
     return Heading(
         column.title,
         words=column.of is None,
         first="descending" if high else "ascending",
-        is_sorted=column.title == "final accuracy",
+        is_sorted=column.title.startswith("final"),
     )
 
 
@@ -154,8 +154,8 @@ def legend(recipes: Sequence[Recipe], marks: dict[str, Mark]) -> list[list[Butto
 
 
 def classes_table(title: str, class_names: Sequence[str], recipes: Sequence[Recipe]) -> dict:
-    """The accuracy per class of one data set: one row per class, one column per recipe."""
-    of = [recipe.accuracy_per_class for recipe in recipes]
+    """The accuracy or IoU per class of one data set: one row per class, one column per recipe."""
+    of = [recipe.score_per_class for recipe in recipes]
     values = [value for accuracies in of for value in accuracies.values() if value is not None]
     low, high = min(values, default=0), max(values, default=1)
 

@@ -47,19 +47,21 @@ def image_sheet(images: np.ndarray, indices: Sequence[int]) -> Sheet:
     for i, index in enumerate(indices):
         top, left = i // columns * pitch, i % columns * pitch
         margin = (0, pitch - side)
-        image = np.pad(_shrunk(images[index], side), (margin, margin, (0, 0)), mode="edge")
+        image = np.pad(shrunk(images[index], side), (margin, margin, (0, 0)), mode="edge")
         sheet[top : top + pitch, left : left + pitch] = image
-    return Sheet(_data_uri(sheet, exact), columns, pitch, side)
+    return Sheet(data_uri(sheet, exact), columns, pitch, side)
 
 
-def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
+def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    """A square image, made smaller if it is larger than `side`."""
     if image.shape[0] <= side:
         return image
     picture = Image.fromarray(image)
     return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3))
 
 
-def _data_uri(pixels: np.ndarray, exact: bool) -> str:
+def data_uri(pixels: np.ndarray, exact: bool) -> str:
+    """Pixels uint8 [height, width, 3] as a PNG or, if they need not be exact, as a JPEG."""
     buffer = io.BytesIO()
     if exact:
         Image.fromarray(pixels).save(buffer, "PNG")

@@ -55,6 +55,14 @@ def cell(confusion: np.ndarray, i: int, j: int) -> Cell | None:
     return Cell(i, j, count, count / int(confusion[i].sum())) if count else None
 
 
+def mistaken_for(confusion: np.ndarray, i: int) -> Cell | None:
+    """The most frequent confusion of class i; None if it has none."""
+    others = np.array(confusion[i])
+    others[i] = 0
+    j = int(others.argmax())
+    return cell(confusion, i, j) if others[j] else None
+
+
 def matrix(confusion: np.ndarray) -> list[list[Cell | None]]:
     """All cells, one row per true class."""
     classes = range(len(confusion))
@@ -65,10 +73,7 @@ def class_rows(result: Result, cells_with_images: set) -> list[ClassRow]:
     """The classes, the least accurate first and those without images last."""
     rows = []
     for i, (name, accuracy) in enumerate(result.accuracy_per_class.items()):
-        others = np.array(result.confusion[i])
-        count = int(others.sum())
-        others[i] = 0
-        j = int(others.argmax())
-        mistaken_for = cell(result.confusion, i, j) if others[j] else None
-        rows.append(ClassRow(name, count, accuracy, mistaken_for, (i, j) in cells_with_images))
+        count, wrong = int(result.confusion[i].sum()), mistaken_for(result.confusion, i)
+        has_images = wrong is not None and (i, wrong.j) in cells_with_images
+        rows.append(ClassRow(name, count, accuracy, wrong, has_images))
     return sorted(rows, key=lambda row: (row.accuracy is None, row.accuracy or 0))

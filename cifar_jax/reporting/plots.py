@@ -128,7 +128,7 @@ def plot_batch(
 
     Normalisation is undone, and each pixel is drawn as a square, so that augmentation is visible.
     """
-    _plot_images(path, _pixels(images[:64], mean, std), labels, Legend([]))
+    plot_images(path, _pixels(images[:64], mean, std), labels)
 
 
 def plot_masked_batch(
@@ -143,7 +143,7 @@ def plot_masked_batch(
     """`plot_batch` for segmentation: masks uint8 [batch, height, width] over their images, and a legend."""
     images = _pixels(images[:64], mean, std)
     images = masks.overlay(images, np.asarray(batch_masks[:64]), colours)
-    _plot_images(path, images, (), Legend(list(zip(class_names, colours, strict=True))))
+    plot_images(path, images, (), list(zip(class_names, colours, strict=True)))
 
 
 def _pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -151,10 +151,23 @@ def _pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> 
     return np.rint(255 * images.clip(0, 1)).astype(np.uint8)
 
 
-def _plot_images(path, images: np.ndarray, labels: Sequence[str], legend: "Legend") -> None:
-    """Images uint8 [number, height, width, 3] side by side, each above its label, if there are labels."""
+def plot_images(
+    path: str | os.PathLike,
+    images: np.ndarray,
+    labels: Sequence[str],
+    legend: Sequence[tuple[str, tuple]] = (),
+) -> None:
+    """Writes a PNG of images uint8 [number, height, width, 3] side by side.
+
+    Args:
+      path: the file.
+      images: small ones are enlarged by a whole number.
+      labels: a text below each image, or none at all.
+      legend: (name, (red, green, blue)) of classes, drawn below all images.
+    """
     from matplotlib.figure import Figure
 
+    legend = Legend(list(legend))
     number, height, width, _ = images.shape
     zoom = max(1, 128 // max(height, width))
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)

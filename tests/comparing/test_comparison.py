@@ -34,11 +34,11 @@ def test_recipes_come_by_final_accuracy_and_seeds_together(runs_folder):
     assert [recipe.name for recipe in found.recipes] == ["big", "small", "going-on"]
     big = found.recipes[0]
     assert [run.name for run in big.runs] == ["big-seed0", "big-seed1"]
-    assert big.mean(lambda run: run.final_accuracy) == pytest.approx(0.8)
+    assert big.mean(lambda run: run.final_score) == pytest.approx(0.8)
     # 0.9 and 0.7 each differ by 0.1 from their mean, and n - 1 is 1.
-    assert big.deviation(lambda run: run.final_accuracy) == pytest.approx(0.02**0.5)
-    assert big.accuracy_per_class["plane"] == pytest.approx(0.8)
-    assert big.accuracy_per_class["car"] == pytest.approx(0.79)
+    assert big.deviation(lambda run: run.final_score) == pytest.approx(0.02**0.5)
+    assert big.score_per_class["plane"] == pytest.approx(0.8)
+    assert big.score_per_class["car"] == pytest.approx(0.79)
 
 
 def test_the_best_is_told_from_the_final_and_says_what_it_was_chosen_on(runs_folder):
@@ -165,9 +165,9 @@ def test_what_a_report_lacks_is_left_out(runs_folder):
     (runs_folder / "going-on" / "report.json").write_text(stale)
     (runs_folder / "big-seed0" / "report.json").write_text(stale)
     found = by_name(comparison.compare([str(runs_folder)]))
-    assert found["small"].accuracy_per_class == {}
-    assert found["going-on"].accuracy_per_class == {"a": 1}
-    assert found["big"].runs[0].accuracy_per_class == {}
+    assert found["small"].score_per_class == {}
+    assert found["going-on"].score_per_class == {"a": 1}
+    assert found["big"].runs[0].score_per_class == {}
 
 
 def test_every_run_has_a_colour_of_its_own():

@@ -1,10 +1,11 @@
 """Writes a trained network to a file for other programs: ONNX, StableHLO, JAX's own format or safetensors.
 
 A safetensors file holds the weights. Each of the other formats holds one function, from images uint8
-[batch, size, size, 3] to probabilities float32 [batch, classes]. It includes normalisation, softmax and,
-if the network was trained on enlarged images, the enlarging. It takes a batch of any size and computes in
-float32, whatever dtype the network was trained in. It uses standard operations only, so other programs
-run it without this project.
+[batch, size, size, 3] to probabilities float32 [batch, classes]; that of a segmentation network, to classes
+uint8 [batch, size, size] and probabilities float32 [batch, size, size, classes]. It includes normalisation,
+softmax and, if the network was trained on enlarged images, the enlarging. It takes a batch of any size and
+computes in float32, whatever dtype the network was trained in. It uses standard operations only, so other
+programs run it without this project.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import jax
 import jax.export
 import numpy as np
 
+from cifar_jax import models
 from cifar_jax.errors import UserError
 from cifar_jax.inference import predict, weights
 from cifar_jax.inference.export import stablehlo
@@ -23,9 +25,9 @@ from cifar_jax.inference.weights import Weights
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.system import files
 
-__all__ = ["INPUT", "OUTPUT", "SUFFIXES", "choose", "write"]
+__all__ = ["INPUT", "SUFFIXES", "choose", "outputs", "write"]
 
-INPUT, OUTPUT = "images", "probabilities"
+INPUT = "images"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
@@ -60,6 +62,17 @@ def choose(format_: str | None, output: str | None, model: str) -> tuple[str, st
     return format_ or implied, output
 
 
+def outputs(found: Weights) -> dict[str, str]:
+    """The names of the function's outputs, in order, and their types and shapes for people."""
+    classes, size = len(found.class_names), predict.picture_size(found)
+    if models.segments(found.model):
+        return {
+            "classes": f"uint8 [batch, {size}, {size}]",
+            "probabilities": f"float32 [batch, {size}, {size}, {classes}]",
+        }
+    return {"probabilities": f"float32 [batch, {classes}]"}
+
+
 def write(path: str | os.PathLike, format_: str, found: Weights) -> None:
     """Writes the network in one of the formats of `SUFFIXES`, atomically. Raises UserError if it cannot."""
     files.write_bytes(path, _FORMATS[format_].make(found))
@@ -77,7 +90,9 @@ def to_onnx(found: Weights) -> bytes:
         "class_names": json.dumps(list(found.class_names)),
         weights.METADATA_KEY: weights.metadata(found),
     }
-    return onnx_graph.convert(_network(found), _images(found), (INPUT, OUTPUT), metadata)
+    return onnx_graph.convert(
+        _network(found), _images(found), INPUT, list(outputs(found)), metadata
+    )
 
 
 def to_jax(found: Weights) -> bytes:
@@ -99,13 +114,16 @@ def _images(found: Weights) -> jax.ShapeDtypeStruct:
 
 
 def _network(found: Weights) -> Callable:
-    """The function to trace: uint8 [batch, size, size, 3] -> probabilities float32 [batch, classes]."""
+    """The function to trace: uint8 [batch, size, size, 3] -> `outputs`."""
     found = dataclasses.replace(found, model=found.model | {"dtype": "float32"})
     logits = predict.logits(found)
 
     def network(images):
         with cpu_kernels.portable():
-            return stablehlo.softmax(logits(found.variables, images))
+            probabilities = stablehlo.softmax(logits(found.variables, images))
+            if not models.segments(found.model):
+                return probabilities
+            return stablehlo.argmax(probabilities).astype(np.uint8), probabilities
 
     network.__name__ = found.model["name"]
     return network

@@ -32,7 +32,8 @@ _IDENTITIES = ("copy", "copy_p", "stop_gradient")
 def convert(
     function: Callable,
     images: jax.ShapeDtypeStruct,
-    names: tuple[str, str],
+    input_name: str,
+    output_names: list[str],
     metadata: Mapping[str, str],
 ) -> bytes:
     """Returns the contents of an ONNX file for a function of one array.
@@ -40,21 +41,22 @@ def convert(
     Args:
       function: the function to trace.
       images: shape and type of its argument; a size may be symbolic.
-      names: names of the input and the output.
+      input_name: the name of the input.
+      output_names: those of the outputs.
       metadata: texts to store in the file.
     """
     closed = jax.make_jaxpr(function)(images)
     graph = Graph()
-    (result,) = _run(graph, closed.jaxpr, closed.consts, [Tensor(names[0], images.shape)])
-    (aval,) = closed.out_avals
-    result = graph.plain(result, aval.shape)
-    graph.add("Identity", [result], result.shape, name=names[1])
+    results = _run(graph, closed.jaxpr, closed.consts, [Tensor(input_name, images.shape)])
+    outputs = list(zip(output_names, closed.out_avals, strict=True))
+    for result, (name, aval) in zip(results, outputs, strict=True):
+        graph.add("Identity", [graph.plain(result, aval.shape)], aval.shape, name=name)
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             getattr(function, "__name__", "network"),
-            [_value_info(names[0], images)],
-            [_value_info(names[1], aval)],
+            [_value_info(input_name, images)],
+            [_value_info(name, aval) for name, aval in outputs],
             graph.constants,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],

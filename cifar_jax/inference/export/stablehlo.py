@@ -22,10 +22,16 @@ BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 def softmax(x: jax.Array) -> jax.Array:
-    """Softmax of [batch, classes] over the classes. Broadcasts each sum in one step, not in two."""
-    stretch = functools.partial(lax.broadcast_in_dim, shape=x.shape, broadcast_dimensions=(0,))
-    y = jnp.exp(x - stretch(jnp.max(x, axis=1)))
-    return y / stretch(jnp.sum(y, axis=1))
+    """Softmax of [batch, ..., classes] over the classes. Broadcasts each sum in one step, not in two."""
+    axes = tuple(range(x.ndim - 1))
+    stretch = functools.partial(lax.broadcast_in_dim, shape=x.shape, broadcast_dimensions=axes)
+    y = jnp.exp(x - stretch(jnp.max(x, axis=-1)))
+    return y / stretch(jnp.sum(y, axis=-1))
+
+
+def argmax(x: jax.Array) -> jax.Array:
+    """The place of the largest value of [batch, ..., classes], the first of several: int32 [batch, ...]."""
+    return lax.argmax(x, x.ndim - 1, jnp.int32)
 
 
 def convert(function: Callable, images: jax.ShapeDtypeStruct) -> bytes:
@@ -82,8 +88,8 @@ def rewritten(function: Callable) -> Callable:
 
     def traced(images):
         closed = jax.make_jaxpr(function)(images)
-        (result,) = run(closed.jaxpr, closed.consts, [images])
-        return result
+        results = run(closed.jaxpr, closed.consts, [images])
+        return results[0] if len(results) == 1 else tuple(results)
 
     traced.__name__ = getattr(function, "__name__", "network")
     return traced

@@ -1,0 +1,23 @@
+"""A fully convolutional ResNet-20 on scenes of CIFAR-10 images, from scratch, to compare mosaic_transfer.py.
+
+python main.py --config=configs/segmentation/mosaic_scratch.py
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.num_epochs = 8
+    config.batch_size = 32
+    config.dataset.name = "mosaic"
+    config.dataset.tiles = "cifar10"
+    config.dataset.image_size = 64
+    config.augment.crop_padding = 0
+    config.model.name = "resnet20_v2"
+    config.model.fcn_stride = 2
+    config.lr_schedule.name = "one_cycle"
+    config.lr_schedule.learning_rate = 0.05
+    config.lr_schedule.warmup_epochs = 1.0
+    config.eval_batch_size = 200
+    return config
