@@ -59,6 +59,11 @@ def portable() -> Iterator[None]:
         _portable.reset(token)
 
 
+def is_portable() -> bool:
+    """Whether a function is being traced inside `portable`."""
+    return _portable.get()
+
+
 def platform_dependent(*arrays: jax.Array, cpu: Callable, default: Callable):
     """`lax.platform_dependent`, except that `portable` always selects `default`."""
     if _portable.get():

@@ -1,6 +1,8 @@
 """A fully convolutional ResNet-20 on scenes of CIFAR-10 images, from scratch, to compare mosaic_transfer.py.
 
-python main.py --config=configs/segmentation/mosaic_scratch.py
+  python main.py --config=configs/segmentation/mosaic_scratch.py
+
+4,000 scenes of 64x64 pixels, each made of about ten images of several sizes; 1,000 to test on.
 """
 
 from configs import default
@@ -8,7 +10,7 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    config.num_epochs = 8
+    config.num_epochs = 4
     config.batch_size = 32
     config.dataset.name = "mosaic"
     config.dataset.tiles = "cifar10"
@@ -18,6 +20,6 @@ def get_config():
     config.model.fcn_stride = 2
     config.lr_schedule.name = "one_cycle"
     config.lr_schedule.learning_rate = 0.05
-    config.lr_schedule.warmup_epochs = 1.0
+    config.lr_schedule.warmup_epochs = 0.5
     config.eval_batch_size = 200
     return config

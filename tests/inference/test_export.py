@@ -220,7 +220,7 @@ def test_an_operation_that_networks_do_not_make_is_refused():
     images = jax.ShapeDtypeStruct((2, 3), np.float32)
     for function in (jnp.sort, lambda x: jnp.broadcast_to(x[:, :, None], (2, 3, 4))):
         with pytest.raises(NotImplementedError):
-            onnx_graph.convert(function, images, ("x", "y"), {})
+            onnx_graph.convert(function, images, "x", ["y"], {})
 
 
 def test_equal_weights_give_equal_files():

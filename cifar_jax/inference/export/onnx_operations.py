@@ -135,10 +135,6 @@ def _reduce(operation, graph, out, value, axes, **_):
     return graph.add(operation, [value, axes], out.shape, keepdims=0)
 
 
-def _concatenate(graph, out, *values, dimension):
-    return graph.add("Concat", list(values), out.shape, axis=dimension)
-
-
 def _argmax(graph, out, value, axes, index_dtype):
     (axis,) = axes
     found = graph.add("ArgMax", [value], out.shape, axis=axis, keepdims=0)
@@ -233,7 +229,6 @@ def _pad(graph, out, value, filling, padding_config):
 # The other operations: (graph, out, *inputs, **params) -> output. `out` has the output's shape.
 OTHERS = {
     "argmax": _argmax,
-    "concatenate": _concatenate,
     "conv_general_dilated": _conv_general_dilated,
     "dot_general": _dot_general,
     "expand_dims": _reshape,

@@ -8,6 +8,7 @@ import numpy as np
 from cifar_jax.errors import UserError
 from cifar_jax.models.layers.convolution import Conv
 from cifar_jax.models.layers.precision import at_least_float32
+from cifar_jax.ops import cpu_kernels
 
 
 class FCNHead(nn.Module):
@@ -68,10 +69,13 @@ def upsample(x: jax.Array, factor: int) -> jax.Array:
     """Bilinear: [batch, height, width, channel] -> [batch, factor * height, factor * width, channel].
 
     Positions are those of pixel centres, as in PyTorch's `interpolate(align_corners=False)`. Sums of shifted
-    copies: their bits do not depend on the number of cores.
+    copies: faster than JAX's own function, and their bits do not depend on the number of cores.
     """
     if factor == 1:
         return x
+    if cpu_kernels.is_portable():
+        shape = (x.shape[0], factor * x.shape[1], factor * x.shape[2], x.shape[3])
+        return jax.image.resize(x, shape, "bilinear", antialias=False)
     return _upsample_axis(_upsample_axis(x, factor, 1), factor, 2)
 
 
