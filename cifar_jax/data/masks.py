@@ -164,7 +164,8 @@ class Reader:
         if unknown.size:
             raise UserError(f"has {self._words(int(unknown.flat[0]))}")
         found = numbers[numbers != VOID]
-        self.highest = max(self.highest, int(found.max(initial=-1)))
+        if found.size:
+            self.highest = max(self.highest, int(found.max()))
         return numbers
 
     def _colours(self, picture: Image.Image) -> np.ndarray:

@@ -3,6 +3,7 @@
 Pixels with the label `masks.VOID` count nowhere: neither in the loss nor in any figure.
 """
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
@@ -62,7 +63,7 @@ def _cross_entropy(logits, labels, smoothing: float):
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if not smoothing:
         return losses
-    uniform = jnp.mean(-optax.log_softmax(logits), -1)
+    uniform = jnp.mean(-jax.nn.log_softmax(logits), -1)
     return (1 - smoothing) * losses + smoothing * uniform
 
 

@@ -98,6 +98,13 @@ FIELDS = {
     "dataset.mean=1": "dataset.mean is [1], but takes three numbers",
     "dataset.std=(0,1,1)": "dataset.std",
     "dataset.labels=coarse": "only cifar100 has",
+    "dataset.labels=mask": "dataset.labels=mask has a class for each pixel: set model.fcn_stride",
+    "dataset.name=mosaic": "mosaic has a class for each pixel: set model.fcn_stride",
+    "model.name=resnet8_v1 model.fcn_stride=4": "'digits' has a class for each image",
+    "dataset.name=mosaic model.name=resnet8_v1 model.fcn_stride=3": "takes one of 1, 2, 4, 8, 16, 32",
+    "dataset.name=mosaic model.name=resnet8_v1 model.fcn_stride=8": "have the strides 1, 2, 4",
+    "dataset.name=mosaic model.name=mlp model.fcn_stride=1": 'has no option "fcn_stride"',
+    "dataset.classes=sky": "dataset.classes has 1 entries, but takes 2 to 254",
     "dataset.image_size=0": "dataset.image_size is 0",
     "dataset.train_examples=2000": "ask for more than the 1,437 training images",
     "dataset.cache_dir=/dev/null": "",
@@ -165,6 +172,12 @@ def _data(sets, folder: Path, trained: TrainedRun) -> list[Case]:
         recipe = (f"--config={trained.recipe}", f"--workdir={NEW}", "--config.batch_size=8")
         cases.append(Case(what, (*recipe, *fields), found.says))
     return cases
+
+
+def _segmentation_folders(folder: Path, trained: TrainedRun) -> list[Case]:
+    network = ("--config.model.name=resnet8_v1", "--config.model.fcn_stride=4")
+    cases = _data(data.with_masks, folder, trained)
+    return [dataclasses.replace(case, args=(*case.args, *network)) for case in cases]
 
 
 def _pictures(folder: Path, trained: TrainedRun) -> list[Case]:
@@ -363,6 +376,7 @@ GROUPS = {
     "fields": _fields,
     "archives": functools.partial(_data, data.archives),
     "prepared sets": functools.partial(_data, data.prepared),
+    "segmentation folders": _segmentation_folders,
     "pictures": _pictures,
     "weights": _weights,
     "exports": _exports,

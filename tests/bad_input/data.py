@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tests.helpers import data_files as fixtures
 
@@ -194,4 +195,63 @@ def prepared(folder: Path) -> dict[str, Data]:
     secret = {**splits, "test": (splits["test"][0], [-1] * 6)}
     fixtures.write_tfds(folder / "no labels", "small", secret, NAMES)
     add("no labels", "the test split has labels from -1 to -1")
+    return found
+
+
+def with_masks(folder: Path) -> dict[str, Data]:
+    """Folders of pictures and masks for segmentation, each with one mistake but for the first."""
+    folder.mkdir(parents=True)
+    found = {}
+
+    def add(name, says, change=lambda copy: None, path=None, **fields):
+        """A folder of twelve pictures with masks of the classes 0 and 1, changed."""
+        copy = folder / name.replace(" ", "_")
+        for kind in ("images", "masks"):
+            (copy / kind).mkdir(parents=True)
+        for i in range(12):
+            mask = np.arange(256).reshape(16, 16) // 8 % 2
+            Image.fromarray(np.full((16, 16, 3), 30 * i, np.uint8)).save(copy / f"images/{i}.png")
+            Image.fromarray(mask.astype(np.uint8)).save(copy / f"masks/{i}.png")
+        change(copy)
+        fields = {"name": "segmentation_folder", "path": path or copy, **fields}
+        found[name] = Data(fields, says)
+
+    def mask(values, name="3.png"):
+        return lambda copy: Image.fromarray(np.uint8(values)).save(copy / "masks" / name)
+
+    def all_masks(value):
+        return lambda copy: [mask(np.full((16, 16), value), f"{i}.png")(copy) for i in range(12)]
+
+    add("right", "")
+    add("missing", "there is no folder", path=folder / "nothing")
+    add("a file", "is a file, not a folder", path=folder / "right/images/0.png")
+    add("no masks", "has no folder masks beside images", lambda c: shutil.rmtree(c / "masks"))
+    add("no images", "has no folder images beside masks", lambda c: shutil.rmtree(c / "images"))
+    add("one folder", "has no masks: put pictures into", path=folder / "right/images")
+    add("a picture without a mask", "3.png has no mask", lambda c: (c / "masks/3.png").unlink())
+    add("a mask without a picture", "3.png has no picture", lambda c: (c / "images/3.png").unlink())
+    add("two masks of a name", "have the same name", mask(np.zeros((16, 16)), "3_mask.png"))
+    add("a mask of another size", "3.png has 16x8 pixels, but its", mask(np.zeros((8, 16))))
+    add(
+        "a number too high",
+        "has the class number 2, but the classes are 0 to 1",
+        mask(np.full((16, 16), 2)),
+        classes="a, b",
+    )
+    add(
+        "a mask in colours",
+        "3.png is in colours: set",
+        mask(np.arange(768).reshape(16, 16, 3) % 256),
+    )
+    add(
+        "a colour that is not in the table",
+        "has the colour #000000, which is not in",
+        classes="a #010101, b #ff0000",
+    )
+    add("a broken mask", "is not a picture", lambda c: (c / "masks/3.png").write_bytes(b"x" * 50))
+    add("masks of one class", "have only one class", all_masks(0))
+    add("masks of void alone", "have only one class", all_masks(255))
+    no_test = lambda copy: shutil.copytree(copy / "images", copy / "train/images")  # noqa: E731
+    add("train without test", "but no folder test or val", no_test)
+    add("too few", "too few to train on some and test on", test_share=1.0)
     return found

@@ -172,6 +172,45 @@ def write_tfds(
     return Path(builder.data_dir)
 
 
+def write_tfds_masks(root: Path, name: str, splits: dict[str, list]) -> None:
+    """Have TFDS prepare `root`/`name`/1.0.0 with (image, mask [height, width, 1]) of each example."""
+    import tensorflow_datasets as tfds
+
+    set_name = name
+
+    class WithMasks(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = set_name
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(num_classes=2),
+                "segmentation_mask": tfds.features.Image(shape=(None, None, 1)),
+            }
+            features = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {split: self._examples(*examples) for split, examples in splits.items()}
+
+        def _examples(self, *examples):
+            for index, pictures in enumerate(examples):
+                files = [io.BytesIO() for _ in pictures]
+                for picture, file in zip(pictures, files, strict=True):
+                    Image.fromarray(np.squeeze(picture)).save(file, "PNG")
+                    file.seek(0)
+                yield (
+                    index,
+                    {"image": files[0], "label": index % 2, "segmentation_mask": files[1]},
+                )
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    WithMasks(data_dir=root, file_format="array_record").download_and_prepare()
+
+
 def to_tfrecord(folder: Path) -> None:
     """Turn a prepared array_record folder into the tfrecord one that TensorFlow would have made."""
     from array_record.python.array_record_module import ArrayRecordReader

@@ -233,6 +233,20 @@ def test_what_is_not_used_and_not_found_is_listed(tmp_path):
     np.testing.assert_array_equal(ours[2, 0, 5, 7], kernel[7, 5, 2, 0])
 
 
+def test_a_segmentation_network_takes_the_backbone_and_keeps_its_new_head(tmp_path):
+    tensors = other_libraries.read(str(save(tmp_path / "resnet18.safetensors")))
+    _, plain = zeros("resnet18", stem="imagenet")
+    _, variables = zeros("resnet18", stem="imagenet", fcn_stride=8)
+    classifier, _ = other_libraries.init_from(plain, tensors, "resnet18")
+    found, notes = other_libraries.init_from(variables, tensors, "resnet18")
+    assert notes == [
+        "head: for classification in the file, for segmentation here: kept the new one"
+    ]
+    assert found["params"].pop("head") == variables["params"]["head"]
+    classifier["params"].pop("head")
+    jax.tree.map(np.testing.assert_array_equal, found, classifier)
+
+
 def test_a_head_of_other_classes_and_a_stem_of_another_window_are_kept_new(tmp_path):
     _, variables = zeros("resnet18", classes=3)
     tensors = other_libraries.read(str(save(tmp_path / "w.safetensors")))

@@ -263,6 +263,31 @@ def test_init_from_keeps_a_head_with_other_classes():
     )
 
 
+def test_init_from_keeps_a_new_head_of_another_kind_or_stride():
+    def with_scores(*strides):
+        fresh = variables()
+        layer = fresh["params"]["head"]
+        fresh["params"]["head"] = {f"score_{stride}": layer for stride in strides}
+        return fresh
+
+    def init_from(ours, theirs):
+        result, notes = weights.init_from(ours, example(variables=theirs))
+        assert_same_arrays(result, ours)  # all of these have the same random numbers
+        return notes
+
+    kept = "here: kept the new one"
+    assert init_from(with_scores(8, 4), variables()) == [
+        f"head: for classification in the file, for segmentation {kept}"
+    ]
+    assert init_from(variables(), with_scores(8)) == [
+        f"head: for segmentation in the file, for classification {kept}"
+    ]
+    assert init_from(with_scores(8, 4), with_scores(8)) == [
+        "head: score_4 is not in the file: kept the new one"
+    ]
+    assert init_from(with_scores(8), with_scores(8)) == []
+
+
 def test_init_from_another_model_names_what_differs():
     # Four leaves differ: conv1/kernel, head/kernel (in its input), mean and var. Three are named.
     with pytest.raises(UserError, match="conv1/kernel: 3x3x3x4 in the file, 3x3x3x8 here") as error:

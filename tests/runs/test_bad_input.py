@@ -4,7 +4,15 @@ from tests import bad_input
 
 
 def test_bad_input_is_answered_in_a_line_and_with_a_status(trained, tmp_path):
-    groups = ("flags", "fields", "pictures", "weights", "exports", "workdirs")
+    groups = (
+        "flags",
+        "fields",
+        "segmentation folders",
+        "pictures",
+        "weights",
+        "exports",
+        "workdirs",
+    )
     rows, wrong = bad_input.run(tmp_path, trained, groups, step=20)
     assert wrong == []
     assert len(rows) >= 10
