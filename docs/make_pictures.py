@@ -2,7 +2,7 @@
 
   python docs/make_pictures.py
 
-It takes about two minutes on two CPU cores. It needs the program, and for the pages a browser: `pip install
+It takes about three minutes on two CPU cores. It needs the program, and for the pages a browser: `pip install
 playwright` and Chromium (`apt install chromium`, or `playwright install chromium`).
 """
 
@@ -38,6 +38,9 @@ def main() -> None:
             program(QUICKSTART, *change, f"--workdir={runs}/{name}")
         program("--mode=eval", f"--workdir={runs}/first")
         program("--mode=compare", f"--workdir={runs}/*")
+        scenes = f"--workdir={folder}/scenes"
+        program("--config=configs/segmentation/digits.py", scenes)
+        program("--mode=eval", scenes)
         program(
             "--mode=predict",
             "--weights=airbench94",
@@ -47,6 +50,7 @@ def main() -> None:
         shutil.copy(runs / "first/history.png", PICTURES / "history.png")
         shutil.copy(runs / "first/first_batch.png", PICTURES / "first_batch.png")
         photograph(runs / "first/eval/index.html", PICTURES / "evaluation.png", height=1005)
+        photograph(Path(folder) / "scenes/eval/index.html", PICTURES / "segmentation.png", 1000)
         photograph(runs / "compare/index.html", PICTURES / "comparison.png", height=900)
     for path in sorted(PICTURES.glob("*.png")):
         shrink(path)

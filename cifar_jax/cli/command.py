@@ -1,4 +1,4 @@
-"""Trains small image classifiers in JAX, evaluates them, and predicts with them.
+"""Trains small image classifiers and segmentation networks in JAX, evaluates them, and predicts with them.
 
 Usage:
   python main.py --config=configs/quickstart.py                    train, in a new folder under runs/
@@ -21,9 +21,10 @@ Flags:
   --fit       predict: how a picture is made square: crop, squash, pad, crop+squash (default) or all
   --format    export: onnx (default), stablehlo, jax or safetensors
   --json      eval and predict: print JSON
-  --output    export: the file to write; predict: a .png to draw pictures and answers into
+  --output    export: the file to write; predict: a .png to draw pictures and answers into;
+              with a segmentation network, the folder for masks and overlays (predictions)
   --recipes, --seeds  sweep: recipes or folders of recipes (may be repeated), and seeds for each
-  --target_accuracy   compare and sweep: report times to this accuracy, for example 0.9
+  --target_accuracy   compare and sweep: report times to this accuracy or mean IoU, for example 0.9
   --compiled  the folder that caches compiled programs (~/.cache/cifar_jax/compiled), or off
   --distributed, --coordinator_address=HOST:PORT, --num_processes, --process_id
               one run by several processes; under Slurm, --distributed alone

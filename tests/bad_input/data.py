@@ -210,7 +210,7 @@ def with_masks(folder: Path) -> dict[str, Data]:
             (copy / kind).mkdir(parents=True)
         for i in range(12):
             mask = np.arange(256).reshape(16, 16) // 8 % 2
-            Image.fromarray(np.full((16, 16, 3), 30 * i, np.uint8)).save(copy / f"images/{i}.png")
+            Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)).save(copy / f"images/{i}.png")
             Image.fromarray(mask.astype(np.uint8)).save(copy / f"masks/{i}.png")
         change(copy)
         fields = {"name": "segmentation_folder", "path": path or copy, **fields}
