@@ -58,6 +58,8 @@ def resolve(path: str) -> str:
     name = path.removesuffix(".py")
     if os.sep not in name:
         name = name.replace(".", os.sep)
+    if name == "configs":
+        return RECIPES
     name = name.removeprefix(f"configs{os.sep}")
     for candidate in (os.path.join(RECIPES, f"{name}.py"), os.path.join(RECIPES, name)):
         if glob.glob(candidate):

@@ -15,7 +15,10 @@ def restart() -> None:
 
 
 def seconds_since_start() -> float:
-    """Seconds since the process started (if the system does not say: since this module was imported)."""
+    """Seconds since the last `restart`, or else since the process started.
+
+    If the system does not say when that was: since this module was imported.
+    """
     if _restarted is not None:
         return time.monotonic() - _restarted
     try:
