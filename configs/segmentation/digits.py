@@ -1,4 +1,4 @@
-"""Scenes of handwritten digits: a first segmentation network, without a download, about a minute on two CPU cores.
+"""Scenes of handwritten digits, a first segmentation network: no download, about a minute on two CPU cores.
 
   python main.py --config=configs/segmentation/digits.py
 

@@ -117,7 +117,13 @@ def in_iree(data: bytes):
     context = runtime.SystemContext(config=runtime.Config("local-sync"))
     module = runtime.VmModule.copy_buffer(context.instance, program)
     context.add_vm_module(module)
-    return lambda images: context.modules[module.name].main(images).to_host()
+
+    def call(images):
+        results = context.modules[module.name].main(images)
+        several = isinstance(results, list | tuple)
+        return [result.to_host() for result in results] if several else results.to_host()
+
+    return call
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
@@ -125,6 +131,37 @@ def test_onnx_runtime_gives_the_probabilities_of_every_kind_of_network(network):
     pytest.importorskip("onnx")
     found = random_weights(*network)
     check(in_onnx_runtime(export.to_onnx(found)), found)
+
+
+# Sides that the strides divide and others.
+FCNS = {
+    "resnet8_v1": ("resnet8_v1", {"fcn_stride": 1, "width": 0.5}, 12),
+    "resnet8_v2": ("resnet8_v2", {"fcn_stride": 4, "width": 0.5}, 13),
+    "mobilenet_v2": ("mobilenet_v2", {"fcn_stride": 2, "width": 0.35}, 16),
+}
+
+
+@pytest.mark.parametrize("network", FCNS.values(), ids=FCNS)
+@pytest.mark.usefixtures("shallow_mobilenet")
+def test_a_segmentation_network_gives_classes_and_probabilities_in_every_form(network):
+    pytest.importorskip("onnx")
+    found = random_weights(*network)
+    images = np.random.default_rng(1).integers(0, 256, (3, network[2], network[2], 3), np.uint8)
+    expected = predict.probabilities(found, images)
+    session = onnx_session(export.to_onnx(found))
+    forms = {
+        "onnx": lambda images: session.run(["classes", "probabilities"], {"images": images}),
+        "jax": in_jax(export.to_jax(found)),
+    }
+    if network[0] == "resnet8_v2":  # it takes half a minute
+        forms["iree"] = in_iree(export.to_stablehlo(found))
+    for name, run in forms.items():
+        classes, probabilities = map(np.asarray, run(images))
+        assert (classes.dtype, probabilities.dtype) == (np.uint8, np.float32), name
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5, err_msg=name)
+        np.testing.assert_array_equal(classes, np.argmax(probabilities, -1), err_msg=name)
+    # Not one class everywhere, so the comparison means something.
+    assert len(np.unique(classes)) > 1
 
 
 def test_every_kind_of_network_is_tried():

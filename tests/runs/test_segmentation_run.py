@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 import cifar_jax
-from cifar_jax.data.masks import VOID
 from tests.helpers import cli, runs
 
 FIELDS = {
@@ -125,19 +124,3 @@ def test_what_does_not_fit_a_segmentation_network_is_refused(run, folder):
         network.evaluate(cifar_jax.dataset("digits", image_size=16).test)
     with pytest.raises(cifar_jax.UserError, match="call predict"):
         cifar_jax.load().segment("docs/pictures/photographs/cat.jpg")
-
-
-def test_the_exported_networks_agree(run):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    from cifar_jax.inference import export
-
-    network = cifar_jax.load(run)
-    images = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    session = onnxruntime.InferenceSession(export.to_onnx(network.weights))
-    classes, probabilities = session.run(["classes", "probabilities"], {"images": images})
-    assert (classes.dtype, classes.shape) == (np.uint8, (3, 16, 16))
-    expected = cifar_jax.inference.predict.probabilities(network.weights, images)
-    np.testing.assert_allclose(probabilities, expected, atol=2e-6)
-    np.testing.assert_array_equal(classes, np.argmax(probabilities, -1))
-    np.testing.assert_array_equal(classes, network.segment(list(images)))
-    assert VOID not in classes

@@ -54,7 +54,10 @@ class FCNHead(nn.Module):
             scores = score if scores is None else upsample(scores, reached // stride) + score
             reached = stride
         logits = upsample(at_least_float32(scores), self.stride)
-        return logits[:, : size[0], : size[1]]
+        # With a batch of unknown size, indexing would make a gather, which the export to ONNX does not know.
+        for axis in (1, 2):
+            logits = jax.lax.slice_in_dim(logits, 0, size[axis - 1], axis=axis)
+        return logits
 
 
 def padded(images: jax.Array, stride: int) -> jax.Array:
