@@ -193,6 +193,20 @@ def load_images(folder: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.load(os.path.join(folder, f"{name}.npy")) for name in ("images", "labels"))
 
 
+def load_batchable(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """`load_images`; for a segmentation network, with masks uint8 [count, size, size] instead of labels.
+
+    The left half of a mask is the label of its image, the right half the class after that.
+    """
+    images, labels = load_images(job.data)
+    if job.config["model"].get("fcn_stride") is None:
+        return images, labels
+    size = images.shape[1]
+    right = np.arange(size) >= size // 2
+    masks = (labels[:, None, None] + right[None, None, :]) % CLASSES
+    return images, np.repeat(masks, size, axis=1).astype(np.uint8)
+
+
 def summary(values) -> str:
     """The text "median (lowest to highest)"."""
     low, middle, high = min(values), statistics.median(values), max(values)

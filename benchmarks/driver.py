@@ -20,6 +20,8 @@ from configs import default
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# A fully convolutional ResNet-20; each half of an image has a class of its own.
+FCN = "fcn_resnet20_v2"
 # Network -> the module of its recipe.
 RECIPES = {
     "mlp": "configs.cifar100.mlp",
@@ -27,6 +29,7 @@ RECIPES = {
     "resnet20_v2": "configs.resnet20_v2",
     "resnet18": "configs.resnet18",
     "mobilenet_v2": "configs.mobilenet_v2",
+    FCN: "configs.segmentation.mosaic_scratch",
 }
 
 # At 0.1, networks with batch norm amplify roundings: if the initial weights move by 1e-7, PyTorch's losses
@@ -53,7 +56,11 @@ def recipe(model: str, batch_size: int, **model_options) -> dict:
     name = RECIPES.get(model, "configs.resnet20_v2")
     config = importlib.import_module(name).get_config()
     config.batch_size = config.eval_batch_size = batch_size
-    config.model.update({"name": model} | model_options)
+    if model == FCN:
+        config.dataset.image_size = 32
+        config.augment.flip = False  # PyTorch's side would have to flip masks too
+    else:
+        config.model.update({"name": model} | model_options)
     config.lr_schedule.learning_rate = min(config.lr_schedule.learning_rate, LEARNING_RATE)
     return config.to_dict()
 

@@ -26,7 +26,7 @@ def create_run(job: common.Job) -> training.Run:
     config = config_lib.from_json(json.dumps(job.config), default.get_config())
     config_lib.validate(config, default.FIELDS)
     parallel.check_batch_size(config.batch_size)
-    split = datasets.Split(*map(datasets.aligned, common.load_images(job.data)))
+    split = datasets.Split(*map(datasets.aligned, common.load_batchable(job)))
     names = tuple(str(i) for i in range(common.CLASSES))
     dataset = datasets.Dataset(
         "benchmark", split, split, None, names, tuple(job.mean), tuple(job.std)
@@ -107,7 +107,7 @@ def reference_training(job: common.Job) -> dict:
     data = parallel.place((split.images, split.labels))
     batches = [jax.device_get(batch_of(data, step)) for step in range(job.check_steps)]
     train_steps = steps.train_steps(task)
-    zero = jax.device_get(EpochMetrics.zero())
+    zero = jax.device_get(EpochMetrics.zero(task.kind.correct_dtype))
     first = training.first_state(run)
     state, losses = parallel.replicate(first), []
     for _ in range(job.check_steps):
@@ -132,7 +132,7 @@ def reference_evaluation(job: common.Job) -> dict:
         images, labels = split.images[index], split.labels[index]
         loss, _, _ = parallel.unreplicate(eval_sums(variables, parallel.place((images, labels))))
         batches.append((augment.normalize(images, job.mean, job.std), labels))
-        losses.append(float(loss) / batch)
+        losses.append(float(loss) / labels.size)
     return write_reference(job, first, batches, losses, rates=[])
 
 

@@ -45,7 +45,13 @@ def create_network(config: dict) -> nn.Module:
         return torch_twins.ResNet(classes, blocks, round(64 * width))
     depth, version = name.removeprefix("resnet").split("_v")
     blocks = ((int(depth) - 2) // 6,) * 3
-    return torch_twins.ResNet(classes, blocks, round(16 * width), pre_activation=version == "2")
+    return torch_twins.ResNet(
+        classes,
+        blocks,
+        round(16 * width),
+        pre_activation=version == "2",
+        fcn_stride=options.get("fcn_stride"),
+    )
 
 
 def create_optimizer(config: dict, network: nn.Module, rate: float, implementation: str):
@@ -116,7 +122,7 @@ class Images:
     """The images and labels on the device, in the memory format of the settings."""
 
     def __init__(self, job: common.Job, settings: common.Settings):
-        images, labels = map(torch.from_numpy, common.load_images(job.data))
+        images, labels = map(torch.from_numpy, common.load_batchable(job))
         if not settings.channels_last:
             images = images.permute(0, 3, 1, 2).contiguous()
         self.channels_last = settings.channels_last

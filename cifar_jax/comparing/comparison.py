@@ -350,9 +350,10 @@ def _is_number(value) -> bool:
 
 
 def dataset_name(config: ConfigDict) -> str:
-    """The data set in words: "cifar10", "cifar100 coarse"."""
-    coarse = config.dataset.labels == "coarse"
-    return config.dataset.name + (" coarse" if coarse else "")
+    """The data set in words: "cifar10", "cifar100 coarse", "mosaic of cifar10"."""
+    name, coarse = config.dataset.name, config.dataset.labels == "coarse"
+    of = f" of {config.dataset.tiles}" if name == "mosaic" else ""
+    return name + of + (" coarse" if coarse else "")
 
 
 def _common_target(runs: Sequence[RunResult]) -> float:

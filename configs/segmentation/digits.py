@@ -10,7 +10,7 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    config.num_epochs = 12
+    config.num_epochs = 9
     config.batch_size = 32
     config.dataset.name = "mosaic"
     config.dataset.tiles = "digits"
