@@ -63,9 +63,10 @@ def _segmentation_errors(flat: dict) -> Errors:
         masks.parse_classes(flat["dataset.classes"], flat["dataset.void"])
     except ValueError as error:
         yield ("dataset.classes", "dataset.void"), f"dataset.{error}"
-    for field in ("dataset.classes", "dataset.void"):
-        if flat[field] and (flat[name] == "mosaic" or not has_masks):
-            yield (field, name), f"{field} is for sets with masks, not for {shown(flat[name])}"
+    else:
+        for field in ("dataset.classes", "dataset.void"):
+            if flat[field] and (flat[name] == "mosaic" or not has_masks):
+                yield (field, name), f"{field} is for sets with masks, not for {shown(flat[name])}"
     if not is_segmentation:
         return
     if flat["augment.mixup"]:
