@@ -67,7 +67,7 @@ def test_a_comparison_counts_epochs_not_lines(workdirs):
     comparison = compare.compare([str(workdir) for workdir in workdirs], None)
     for run in comparison.runs:
         assert (run.epochs, run.finished) == (EPOCHS, True)
-        assert run.accuracy_per_class
+        assert run.score_per_class
         final = run.history[-1]["test_accuracy"]
         assert (
             run.time_to(final)
