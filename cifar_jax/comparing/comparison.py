@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
 from cifar_jax import models
+from cifar_jax.data import masks
 from cifar_jax.errors import UserError
 from cifar_jax.inference import weights
 from cifar_jax.models import size
@@ -352,7 +353,7 @@ def _is_number(value) -> bool:
 def dataset_name(config: ConfigDict) -> str:
     """The data set in words: "cifar10", "cifar100 coarse", "mosaic of cifar10"."""
     name, coarse = config.dataset.name, config.dataset.labels == "coarse"
-    of = f" of {config.dataset.tiles}" if name == "mosaic" else ""
+    of = f" of {config.dataset.tiles}" if name == masks.MOSAIC else ""
     return name + of + (" coarse" if coarse else "")
 
 

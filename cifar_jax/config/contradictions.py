@@ -18,9 +18,6 @@ MOST_BOUNDARIES = 1000
 # Training images of well-known sets. Others are checked when they are loaded.
 TRAIN_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1437}
 
-# Data sets with a class for each pixel.
-WITH_MASKS = ("mosaic", "segmentation_folder")
-
 # ((names of fields, ...), what is wrong).
 Errors = Iterator[tuple[tuple[str, ...], str]]
 
@@ -39,24 +36,24 @@ def contradictions(flat: dict) -> Errors:
 
 def _segmentation_errors(flat: dict) -> Errors:
     name, labels, stride = "dataset.name", "dataset.labels", "model.fcn_stride"
-    has_masks = flat[name] in WITH_MASKS or flat[labels] == "mask"
+    has_masks = flat[name] in masks.SETS or flat[labels] == masks.LABELS
     is_segmentation = flat[stride] is not None
     if is_segmentation and not has_masks:
         yield (
             (name, labels, stride),
             f"model.fcn_stride is for segmentation, but {shown(flat[name])} has a class for each image, not "
-            f"for each pixel: set dataset.name to one of {', '.join(WITH_MASKS)}, or dataset.labels=mask",
+            f"for each pixel: set dataset.name to one of {', '.join(masks.SETS)}, or dataset.labels=mask",
         )
     if has_masks and not is_segmentation:
-        what = flat[name] if flat[name] in WITH_MASKS else "dataset.labels=mask"
+        what = flat[name] if flat[name] in masks.SETS else "dataset.labels=mask"
         yield (
             (name, labels, stride),
             f"{what} has a class for each pixel: set model.fcn_stride, for example 8, with a ResNet or "
             "MobileNetV2",
         )
-    if flat[name] in WITH_MASKS and flat[labels] == "mask":
+    if flat[name] in masks.SETS and flat[labels] == masks.LABELS:
         yield (name, labels), f"dataset.labels=mask is for TFDS sets, not for {flat[name]}"
-    if flat[name] == "mosaic" and flat["dataset.tiles"] in (*WITH_MASKS, "folder"):
+    if flat[name] == masks.MOSAIC and flat["dataset.tiles"] in (*masks.SETS, "folder"):
         tiles = shown(flat["dataset.tiles"])
         yield ("dataset.tiles",), f"dataset.tiles is {tiles}, but takes a classification set"
     try:
@@ -65,7 +62,7 @@ def _segmentation_errors(flat: dict) -> Errors:
         yield ("dataset.classes", "dataset.void"), f"dataset.{error}"
     else:
         for field in ("dataset.classes", "dataset.void"):
-            if flat[field] and (flat[name] == "mosaic" or not has_masks):
+            if flat[field] and (flat[name] == masks.MOSAIC or not has_masks):
                 yield (field, name), f"{field} is for sets with masks, not for {shown(flat[name])}"
     if not is_segmentation:
         return
@@ -150,12 +147,12 @@ def _dataset_errors(flat: dict) -> Errors:
             yield (name,), f"{name} is {shown(value)}, but must be positive"
     # TFDS names may end in a colon and a version.
     dataset = flat["dataset.name"].partition(":")[0]
-    owner = flat["dataset.tiles"] if dataset == "mosaic" else dataset
+    owner = flat["dataset.tiles"] if dataset == masks.MOSAIC else dataset
     if flat["dataset.labels"] == "coarse" and owner != "cifar100":
         names = ("dataset.labels", "dataset.name")
         yield names, "dataset.labels is 'coarse', which only cifar100 has"
     names = ("dataset.name", "dataset.path")
-    folders = ("folder", "segmentation_folder")
+    folders = ("folder", masks.SEGMENTATION_FOLDER)
     if dataset in folders and not flat["dataset.path"]:
         yield names, f"dataset.name is {dataset!r}: set dataset.path to the folder of pictures"
     if flat["dataset.path"] and dataset not in folders:
@@ -165,7 +162,7 @@ def _dataset_errors(flat: dict) -> Errors:
 
 def _size_errors(flat: dict, dataset: str) -> Errors:
     there = TRAIN_IMAGES.get(dataset, COUNT)
-    if dataset == "mosaic":
+    if dataset == masks.MOSAIC:
         there = flat["dataset.train_scenes"]
     wanted, held_out = flat["dataset.train_examples"], flat["dataset.validation_examples"]
     names = ("dataset.name", "dataset.train_examples", "dataset.validation_examples")

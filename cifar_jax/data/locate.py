@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from cifar_jax.data import cache, tfds_prepare
+from cifar_jax.data import cache, masks, tfds_prepare
 from cifar_jax.data.archives import archive_source
 from cifar_jax.data.digits import digits_source
 from cifar_jax.data.mosaic import mosaic_source
@@ -15,8 +15,6 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
 _SMALL_SETS = (*tfds_prepare.NAMES, "digits")
-# The sets with masks; those of TFDS have them if config.dataset.labels is "mask".
-MOSAIC, SEGMENTATION_FOLDER = "mosaic", "segmentation_folder"
 
 
 def decoded_size(config) -> int:
@@ -52,7 +50,7 @@ def locate(config) -> Source:
 
 def _locate(name: str, config) -> Source:
     size = decoded_size(config)
-    if name == MOSAIC:
+    if name == masks.MOSAIC:
         tiles = config.copy_and_resolve_references()
         tiles.name = config.tiles
         tiles.image_size = SMALL
@@ -67,7 +65,7 @@ def _locate(name: str, config) -> Source:
         return archive_source(config.archive, name, config.labels, size)
     if name == "folder":
         return pictures_source(config, size)
-    if name == SEGMENTATION_FOLDER:
+    if name == masks.SEGMENTATION_FOLDER:
         return segmentation_source(config, size)
     if name == "digits":
         if config.labels != "fine":

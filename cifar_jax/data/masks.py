@@ -7,6 +7,7 @@ import colorsys
 import dataclasses
 import os
 import re
+import threading
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,9 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
 VOID = 255
+# The data sets with masks. A TFDS set has them if config.dataset.labels is `LABELS`.
+MOSAIC, SEGMENTATION_FOLDER = SETS = ("mosaic", "segmentation_folder")
+LABELS = "mask"
 MOST_CLASSES = 254
 # Marks numbers and colours that are no class while a mask is read.
 _UNKNOWN = 254
@@ -115,7 +119,8 @@ class Reader:
 
     Attributes:
       highest: the highest class number that was read.
-      palette: the palette of the first mask that has one, uint8 [256, 3]; None without one.
+      palette: the colours in the masks' palettes, uint8 [256, 3]; None if none has one. Of different
+        palettes, the smallest: the same in any order of reading.
 
     Several threads may read at once.
     """
@@ -124,6 +129,7 @@ class Reader:
         self._classes = classes
         self.highest = -1
         self.palette = None
+        self._lock = threading.Lock()
         if classes.colours:
             self._table = np.full(2**24, _UNKNOWN, np.uint8)
             for number, colour in enumerate(classes.colours):
@@ -165,16 +171,20 @@ class Reader:
             raise UserError(f"has {self._words(int(unknown.flat[0]))}")
         found = numbers[numbers != VOID]
         if found.size:
-            self.highest = max(self.highest, int(found.max()))
+            with self._lock:
+                self.highest = max(self.highest, int(found.max()))
         return numbers
 
     def _colours(self, picture: Image.Image) -> np.ndarray:
         return _packed(np.asarray(picture.convert("RGB"), np.int32))
 
     def _numbers(self, picture: Image.Image) -> np.ndarray:
-        if picture.mode == "P" and self.palette is None:
+        if picture.mode == "P":
             palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-            self.palette = np.pad(palette, ((0, 256 - len(palette)), (0, 0)))
+            palette = np.pad(palette, ((0, 256 - len(palette)), (0, 0)))
+            with self._lock:
+                others = [] if self.palette is None else [self.palette]
+                self.palette = min([palette, *others], key=np.ndarray.tobytes)
         values = np.asarray(picture).astype(np.int64)
         if values.ndim == 3:
             values, others = values[..., 0], values[..., 1:3]

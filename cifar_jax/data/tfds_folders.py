@@ -28,8 +28,6 @@ from cifar_jax.data.source import (
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
-# The value of config.dataset.labels for masks, and a part of the name of their feature.
-MASK = "mask"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 # The name of a data set in TFDS: name, name/config, name:1.2.3 or name/config:1.2.3.
 _NAME = re.compile(r"(\w+(?:/[\w.+-]+)?)(?::(\d+\.\d+\.\d+))?")
@@ -69,7 +67,7 @@ def folder_source(folder: Path, config, image_size: int) -> Source:
     """
     version = files_version(path for path in folder.iterdir() if path.is_file())
     classes = None
-    if config.labels == MASK:
+    if config.labels == masks.LABELS:
         classes = masks.parse_classes(config.classes, config.void)
         version += [config.classes, config.void]
     read = lambda: _read(folder, config.labels, classes, image_size)  # noqa: E731
@@ -129,16 +127,16 @@ def _find_keys(info, labels: str, folder: Path) -> tuple[str, str]:
 
     features = dict(info.features)
     images = [key for key, value in features.items() if type(value) is tfds.features.Image]
-    if labels == MASK:
+    if labels == masks.LABELS:
         pictures = [key for key in images if features[key].shape[-1] == 3]
-        of_masks = [key for key in images if features[key].shape[-1] == 1 and MASK in key]
+        of_masks = [key for key in images if features[key].shape[-1] == 1 and "mask" in key]
         if len(pictures) != 1 or len(of_masks) != 1:
             raise UserError(
                 f"{folder} is not a segmentation set: that has one picture and one segmentation_mask, but "
                 f"this has {', '.join(features)}."
             )
         return pictures[0], of_masks[0]
-    images = [key for key in images if MASK not in key]
+    images = [key for key in images if "mask" not in key]
     classes = [
         key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel)
     ]

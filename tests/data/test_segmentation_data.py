@@ -60,6 +60,16 @@ def test_names_a_palette_and_another_number_for_void(folder, config):
     assert set(np.unique(data.train.labels)) == {0, 1, 2, VOID}
 
 
+def test_of_different_palettes_the_same_is_taken_in_any_order():
+    pictures = [masks.to_picture(quarters(), [(i, 9, 9)] * 3) for i in (3, 1, 2)]
+    for order in (pictures, pictures[::-1]):
+        reader = masks.Reader(masks.parse_classes("", ""))
+        for picture in order:
+            reader.numbers(picture, (20, 16))
+        names, colours = masks.names_and_colours(masks.Classes(), reader)
+        assert (names, colours) == (("0", "1", "2"), ((1, 9, 9),) * 3)
+
+
 def test_pictures_and_masks_side_by_side_in_colours_with_splits(config, tmp_path):
     config.name, config.path, config.image_size = "segmentation_folder", str(tmp_path), 20
     config.classes, config.void = "sky #0000FF, road #808080", "#000000"
