@@ -1,6 +1,7 @@
 """What an evaluation found: `Result` of classification, `SegmentationResult` of segmentation."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -8,15 +9,15 @@ from cifar_jax.inference.calibration import Calibration
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """The result of evaluating one split.
+class _Figures:
+    """What both results have: figures that follow from the loss and a confusion matrix.
+
+    A subclass says what the matrix counts (`unit`) and what it reports of each class (`per_class`).
 
     Attributes:
-      loss: mean cross-entropy over the images, in nats.
+      loss: mean cross-entropy, in nats.
       confusion: int [C, C], rows are the true class, columns the predicted one.
       class_names: C names.
-      probabilities: float32 [N, C], the probabilities of each image, if they were kept.
-      calibration: the calibration of these probabilities.
       views: the views over which logits were averaged, a key of augment.VIEWS.
       augmented: the result with test-time augmentation, if the config asks for it.
     """
@@ -24,10 +25,11 @@ class Result:
     loss: float
     confusion: np.ndarray
     class_names: tuple[str, ...]
-    probabilities: np.ndarray | None = None
-    calibration: Calibration | None = None
-    views: str = "none"
-    augmented: "Result | None" = None
+    views: str = dataclasses.field(default="none", kw_only=True)
+    augmented: "Result | SegmentationResult | None" = dataclasses.field(default=None, kw_only=True)
+
+    unit: ClassVar[str]
+    per_class: ClassVar[str]
 
     @property
     def scores(self) -> dict[str, float]:
@@ -36,13 +38,65 @@ class Result:
 
     @property
     def count(self) -> int:
-        """The number of images."""
+        """The number of images; in segmentation, of pixels with a class."""
         return int(self.confusion.sum())
 
     @property
     def accuracy(self) -> float:
-        """The share of images that are classified correctly."""
+        """The share of these that are classified correctly."""
         return int(np.trace(self.confusion)) / self.count
+
+    def to_dict(self) -> dict:
+        """The result as JSON values, for `report.json` and `--json`."""
+        result = {
+            **self.scores,
+            self.unit: self.count,
+            self.per_class: getattr(self, self.per_class),
+            "confusion_matrix": self.confusion.tolist(),
+            **self._more(),
+        }
+        if self.augmented:
+            views = {"views": self.augmented.views}
+            result["test_time_augmentation"] = views | self.augmented.scores
+        return result
+
+    def _more(self) -> dict:
+        """What `to_dict` has beside the figures."""
+        return {}
+
+    def _notes(self) -> list[str]:
+        """What `to_text` says before the classes."""
+        return []
+
+    def to_line(self) -> str:
+        """Accuracy, loss and the kind of evaluation, as a line for people."""
+        words = f"accuracy {self.accuracy:.2%} of {self.count:,} {self.unit}, loss {self.loss:.4f}"
+        with_views = f", with test-time augmentation ({self.views})"
+        return words + (with_views if self.views != "none" else "")
+
+    def to_text(self) -> str:
+        """Loss and accuracy, then a line for each class, as text for people."""
+        width = max(map(len, self.class_names))
+        lines = [each.to_line() for each in (self, self.augmented) if each] + self._notes()
+        for name, share in getattr(self, self.per_class).items():
+            lines.append(f"  {name:{width}}  {'-' if share is None else f'{share:7.2%}'}")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result(_Figures):
+    """The result of evaluating one split of a classification set.
+
+    Attributes:
+      probabilities: float32 [N, C], the probabilities of each image, if they were kept.
+      calibration: the calibration of these probabilities.
+    """
+
+    probabilities: np.ndarray | None = None
+    calibration: Calibration | None = None
+
+    unit = "images"
+    per_class = "accuracy_per_class"
 
     @property
     def accuracy_per_class(self) -> dict[str, float | None]:
@@ -52,76 +106,30 @@ class Result:
             for i, (name, row) in enumerate(zip(self.class_names, self.confusion, strict=True))
         }
 
-    def to_dict(self) -> dict:
-        """The result as JSON values, for `report.json` and `--json`."""
-        result = {
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "images": self.count,
-            "accuracy_per_class": self.accuracy_per_class,
-            "confusion_matrix": self.confusion.tolist(),
-        }
-        if self.calibration:
-            result["calibration"] = self.calibration.to_dict()
-        if self.augmented:
-            views = {"views": self.augmented.views}
-            result["test_time_augmentation"] = views | self.augmented.scores
-        return result
+    def _more(self) -> dict:
+        return {"calibration": self.calibration.to_dict()} if self.calibration else {}
 
-    def to_line(self) -> str:
-        """Accuracy, loss and the kind of evaluation, as a line for people."""
-        words = f"accuracy {self.accuracy:.2%} of {self.count:,} images, loss {self.loss:.4f}"
-        with_views = f", with test-time augmentation ({self.views})"
-        return words + (with_views if self.views != "none" else "")
-
-    def to_text(self) -> str:
-        """Loss and accuracy, then a line for each class, as text for people."""
-        width = max(map(len, self.class_names))
-        lines = [self.to_line()]
-        if self.augmented:
-            lines.append(self.augmented.to_line())
-        if self.calibration:
-            error = self.calibration.expected_error
-            lines.append(f"expected calibration error {error:.2%}")
-        for name, accuracy in self.accuracy_per_class.items():
-            lines.append(f"  {name:{width}}  {'-' if accuracy is None else f'{accuracy:7.2%}'}")
-        return "\n".join(lines)
+    def _notes(self) -> list[str]:
+        error = self.calibration and self.calibration.expected_error
+        return [] if error is None else [f"expected calibration error {error:.2%}"]
 
 
 @dataclasses.dataclass(frozen=True)
-class SegmentationResult:
-    """The result of evaluating one split, pixel by pixel. Void pixels count nowhere.
+class SegmentationResult(_Figures):
+    """The result of evaluating one split pixel by pixel. Void pixels count nowhere.
 
     Attributes:
-      loss: mean cross-entropy over the pixels, in nats.
-      confusion: int [C, C], pixels; rows are the true class, columns the predicted one.
-      class_names: C names.
       predictions: uint8 [N, size, size], the predicted classes, if they were kept.
-      views: the views over which logits were averaged, a key of augment.VIEWS.
-      augmented: the result with test-time augmentation, if the config asks for it.
     """
 
-    loss: float
-    confusion: np.ndarray
-    class_names: tuple[str, ...]
     predictions: np.ndarray | None = None
-    views: str = "none"
-    augmented: "SegmentationResult | None" = None
+
+    unit = "pixels"
+    per_class = "iou_per_class"
 
     @property
     def scores(self) -> dict[str, float]:
-        """The figures of a history's entry; the last one decides which epoch is best."""
-        return {"loss": self.loss, "accuracy": self.accuracy, "mean_iou": self.mean_iou}
-
-    @property
-    def count(self) -> int:
-        """The number of pixels with a class."""
-        return int(self.confusion.sum())
-
-    @property
-    def accuracy(self) -> float:
-        """The share of pixels that are classified correctly."""
-        return int(np.trace(self.confusion)) / self.count
+        return super().scores | {"mean_iou": self.mean_iou}
 
     @property
     def iou_per_class(self) -> dict[str, float | None]:
@@ -143,36 +151,5 @@ class SegmentationResult:
         found = [iou for iou in self.iou_per_class.values() if iou is not None]
         return sum(found) / len(found)
 
-    def to_dict(self) -> dict:
-        """The result as JSON values, for `report.json` and `--json`."""
-        result = {
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "mean_iou": self.mean_iou,
-            "pixels": self.count,
-            "iou_per_class": self.iou_per_class,
-            "confusion_matrix": self.confusion.tolist(),
-        }
-        if self.augmented:
-            views = {"views": self.augmented.views}
-            result["test_time_augmentation"] = views | self.augmented.scores
-        return result
-
     def to_line(self) -> str:
-        """Mean IoU, accuracy, loss and the kind of evaluation, as a line for people."""
-        words = (
-            f"mean IoU {self.mean_iou:.2%}, accuracy {self.accuracy:.2%} of {self.count:,} pixels, "
-            f"loss {self.loss:.4f}"
-        )
-        with_views = f", with test-time augmentation ({self.views})"
-        return words + (with_views if self.views != "none" else "")
-
-    def to_text(self) -> str:
-        """Loss, accuracy and mean IoU, then a line for each class, as text for people."""
-        width = max(map(len, self.class_names))
-        lines = [self.to_line()]
-        if self.augmented:
-            lines.append(self.augmented.to_line())
-        for name, iou in self.iou_per_class.items():
-            lines.append(f"  {name:{width}}  {'-' if iou is None else f'{iou:7.2%}'}")
-        return "\n".join(lines)
+        return f"mean IoU {self.mean_iou:.2%}, {super().to_line()}"

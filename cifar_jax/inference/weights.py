@@ -140,12 +140,12 @@ def merge(variables: Mapping, theirs: Mapping, model: str) -> tuple[dict, list[s
     ours = flatten(variables)
     result, notes = dict(theirs), []
     heads = [{name for name in names if _is_in_head(name)} for names in (ours, theirs)]
-    if heads[0] != heads[1] and any(map(_is_fcn_head, heads)):
+    if heads[0] != heads[1] and any(map(is_fcn_head, heads)):
         # One of classification and one of segmentation, or of two strides.
         result = {name: result[name] for name in result if name not in heads[1] - heads[0]}
         result |= {name: ours[name] for name in heads[0] - heads[1]}
         theirs_is, ours_is = (
-            "segmentation" if _is_fcn_head(head) else "classification" for head in heads[::-1]
+            "segmentation" if is_fcn_head(head) else "classification" for head in heads[::-1]
         )
         new = ", ".join(sorted({name.split("/")[-2] for name in heads[0] - heads[1]}))
         notes.append(
@@ -197,9 +197,9 @@ def _is_in_head(name: str) -> bool:
     return name.startswith(f"params/{models.HEAD}/")
 
 
-def _is_fcn_head(names) -> bool:
-    """Whether these tensors of a head are those of `layers.FCNHead`, which has a layer for each stride."""
-    return any(name.count("/") > 2 for name in names)
+def is_fcn_head(names) -> bool:
+    """Whether tensors of these names are of a network with `layers.FCNHead`, which has a layer per stride."""
+    return any(_is_in_head(name) and name.count("/") > 2 for name in names)
 
 
 def _differ_in_classes(name: str, ours, theirs) -> bool:

@@ -2,8 +2,6 @@
 contains the images too.
 """
 
-import os
-
 import numpy as np
 
 from cifar_jax.inference import Result
@@ -11,9 +9,7 @@ from cifar_jax.pages import evaluation_tables as tables
 from cifar_jax.pages.evaluation_calibration import FRAME, diagram, summary
 from cifar_jax.pages.evaluation_choice import Choice, choose
 from cifar_jax.pages.evaluation_sheet import SIDE, Sheet, image_sheet
-from cifar_jax.pages.rendering import render
-from cifar_jax.reporting import reports
-from cifar_jax.storage import workdir
+from cifar_jax.pages.rendering import render, write_index
 
 
 def write(folder: str, result: Result, images, labels, title: str, subtitle: str) -> str:
@@ -33,10 +29,7 @@ def write(folder: str, result: Result, images, labels, title: str, subtitle: str
     Raises:
       UserError: the page cannot be written.
     """
-    workdir.make_folder(folder)
-    path = os.path.join(folder, "index.html")
-    reports.write_text(path, to_html(result, images, labels, title, subtitle))
-    return path
+    return write_index(folder, to_html(result, images, labels, title, subtitle))
 
 
 def to_html(result: Result, images, labels, title: str, subtitle: str) -> str:

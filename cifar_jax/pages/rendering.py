@@ -5,7 +5,11 @@ folders come from outside.
 """
 
 import functools
+import os
 from pathlib import Path
+
+from cifar_jax.reporting import reports
+from cifar_jax.storage import workdir
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -18,6 +22,14 @@ def render(template: str, **values) -> str:
       values: numbers and strings, and lists, dicts and dataclasses of them.
     """
     return _environment().get_template(template).render(values)
+
+
+def write_index(folder: str, text: str) -> str:
+    """Writes a page as index.html into `folder`, which is made if it is missing. Returns its path."""
+    workdir.make_folder(folder)
+    path = os.path.join(folder, "index.html")
+    reports.write_text(path, text)
+    return path
 
 
 @functools.cache

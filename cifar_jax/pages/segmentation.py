@@ -3,7 +3,6 @@ true and predicted mask; IoU per class and confusions. One file that contains th
 """
 
 import dataclasses
-import os
 
 import numpy as np
 
@@ -12,9 +11,7 @@ from cifar_jax.inference import SegmentationResult
 from cifar_jax.pages import evaluation_tables as tables
 from cifar_jax.pages.evaluation_choice import frequent_confusions
 from cifar_jax.pages.evaluation_sheet import data_uri, shrunk
-from cifar_jax.pages.rendering import render
-from cifar_jax.reporting import reports
-from cifar_jax.storage import workdir
+from cifar_jax.pages.rendering import render, write_index
 
 # The number of pictures of each part, and their height and width in the page, at most.
 WORST, SAMPLE, SIDE = 12, 12, 192
@@ -66,10 +63,7 @@ def write(
     Raises:
       UserError: the page cannot be written.
     """
-    workdir.make_folder(folder)
-    path = os.path.join(folder, "index.html")
-    reports.write_text(path, to_html(result, images, labels, colours, title, subtitle))
-    return path
+    return write_index(folder, to_html(result, images, labels, colours, title, subtitle))
 
 
 def to_html(result: SegmentationResult, images, labels, colours, title: str, subtitle: str) -> str:

@@ -173,10 +173,8 @@ def plot_images(
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
     columns = min(8, int(np.ceil(np.sqrt(number))))
     rows = -(-number // columns)
-    gap, strip = (
-        10,
-        20 if len(labels) else 10,
-    )  # pixels between images, and for the label below each
+    # Pixels between images, and for the label below each.
+    gap, strip = 10, 20 if len(labels) else 10
     cell_height, cell_width = images.shape[1] + strip, images.shape[2] + gap
     total_width, bottom = columns * cell_width + gap, rows * cell_height + gap
     sheet = np.full((bottom + legend.height(total_width - 2 * gap), total_width, 3), 255, np.uint8)

@@ -56,10 +56,9 @@ def init_from(
         for name in ours:
             if name.split("/")[1] in (STEM, "stem_bn"):
                 theirs[name] = ours[name]
-    is_fcn = any(name.startswith(f"params/{models.HEAD}/score_") for name in ours)
-    for name in sorted(ours.keys() - theirs.keys()):
-        if is_fcn:
-            break  # `merge` says that its head is new
+    # That the head of a segmentation network is new, `merge` says.
+    missing = () if weights.is_fcn_head(ours) else sorted(ours.keys() - theirs.keys())
+    for name in missing:
         if name.startswith(f"params/{models.HEAD}/"):
             theirs[name] = ours[name]
             notes.append(f"{name.removeprefix('params/')}: not in the file{weights.KEPT}")
