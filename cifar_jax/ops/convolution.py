@@ -41,25 +41,17 @@ def conv_general_dilated(
         raise NotImplementedError("dilated convolution")
     strides = tuple(window_strides)
     padding = tuple(map(tuple, padding))
-    native = functools.partial(
-        _native, strides=strides, padding=padding, groups=feature_group_count
-    )
     dense = feature_group_count == 1
     depthwise = not dense and feature_group_count == lhs.shape[-1] == rhs.shape[-1]
-    if (dense or depthwise) and strides[0] == strides[1] and cpu_kernels.available(lhs, rhs):
-
-        def fast(lhs, rhs):
-            return cpu_kernels.convolve(lhs, rhs, strides[0], padding, depthwise)
-
-    elif dense and rhs.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
-        fast = functools.partial(_pointwise, strides=strides)
-    elif depthwise:
-        fast = functools.partial(_depthwise, strides=strides, padding=padding)
-    elif dense:
-        fast = functools.partial(_dense, strides, padding)
-    else:
-        fast = native
-    return cpu_kernels.platform_dependent(lhs, rhs, cpu=fast, default=native)
+    if not cpu_kernels.on_cpu() or not (dense or depthwise):
+        return _native(lhs, rhs, strides, padding, feature_group_count)
+    if strides[0] == strides[1] and cpu_kernels.available(lhs, rhs):
+        return cpu_kernels.convolve(lhs, rhs, strides[0], padding, depthwise)
+    if depthwise:
+        return _depthwise(lhs, rhs, strides, padding)
+    if rhs.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+        return _pointwise(lhs, rhs, strides)
+    return _dense(strides, padding, lhs, rhs)
 
 
 def _native(images, kernel, strides, padding, groups=1):

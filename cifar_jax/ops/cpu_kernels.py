@@ -17,14 +17,13 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
-from jax import lax
 
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
@@ -64,21 +63,18 @@ def is_portable() -> bool:
     return _portable.get()
 
 
-def platform_dependent(*arrays: jax.Array, cpu: Callable, default: Callable):
-    """`lax.platform_dependent`, except that `portable` always selects `default`."""
-    if _portable.get():
-        return default(*arrays)
-    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+def on_cpu() -> bool:
+    """Whether what is being traced is for this machine's CPU: no GPU is used, and no `portable` around it.
+
+    Only the code of this platform is traced: with `lax.platform_dependent`, every start would trace and
+    differentiate the code of all of them.
+    """
+    return not _portable.get() and jax.default_backend() == "cpu"
 
 
 def available(*arrays: jax.Array) -> bool:
     """Whether the kernels can be used for these arrays: on a CPU, and all of them float32."""
-    return (
-        not _portable.get()
-        and all(x.dtype == jnp.float32 for x in arrays)
-        and jax.default_backend() == "cpu"
-        and version() is not None
-    )
+    return on_cpu() and all(x.dtype == jnp.float32 for x in arrays) and version() is not None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -16,24 +16,18 @@ from cifar_jax.ops import cpu_kernels
 def _sums(kernel, terms, *arrays):
     """The sums over all axes but the last of the two arrays that `terms` makes: [2, channel].
 
-    On the CPU, uses the kernel if it is available.
+    The CPU kernel computes them if it is available.
     """
-
-    def apart(*arrays):
-        first, second = terms(*arrays)
-        axes = tuple(range(first.ndim - 1))
+    if cpu_kernels.available(*arrays):
+        return kernel(*arrays)
+    first, second = terms(*arrays)
+    axes = tuple(range(first.ndim - 1))
+    if cpu_kernels.on_cpu():
         return jnp.stack([jnp.sum(first, axes), jnp.sum(second, axes)])
-
-    def together(*arrays):
-        # One reduction of two operands: a GPU reads the data once for both, in half as many kernels.
-        first, second = terms(*arrays)
-        zero = jnp.zeros((), first.dtype)
-        add = lambda a, b: (a[0] + b[0], a[1] + b[1])  # noqa: E731
-        axes = tuple(range(first.ndim - 1))
-        return jnp.stack(lax.reduce((first, second), (zero, zero), add, axes))
-
-    cpu = kernel if cpu_kernels.available(*arrays) else apart
-    return cpu_kernels.platform_dependent(*arrays, cpu=cpu, default=together)
+    # One reduction of two operands: a GPU reads the data once for both, in half as many kernels.
+    zero = jnp.zeros((), first.dtype)
+    add = lambda a, b: (a[0] + b[0], a[1] + b[1])  # noqa: E731
+    return jnp.stack(lax.reduce((first, second), (zero, zero), add, axes))
 
 
 @jax.custom_vjp

@@ -25,33 +25,28 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
 
     Of equal values, the first in a window gets the gradient. NaN counts as the largest value.
     """
-
-    def by_places(x):
-        return _by_places(x, x.shape, window, stride, padding)
-
-    def native(x):
-        return _native(x, window, stride, padding)
-
-    def by_slices(x):
-        sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-        x = jnp.pad(x, sides, constant_values=-jnp.inf)
-        rows, columns = (size - window + 1 for size in x.shape[1:3])
-        largest = None
-        for i in range(window):
-            for j in range(window):
-                values = x[:, i : i + rows : stride, j : j + columns : stride]
-                if largest is None:
-                    largest = values
-                else:
-                    largest = jnp.where((values > largest) | jnp.isnan(values), values, largest)
-        return largest
-
-    def by_kernel(x):
+    if window < 16 and cpu_kernels.available(x):
         return cpu_kernels.max_pool(x, window, stride, padding)
+    if cpu_kernels.on_cpu():
+        return _by_slices(x, window, stride, padding)
+    if window <= LARGEST_WINDOW:
+        return _by_places(x, x.shape, window, stride, padding)
+    return _native(x, window, stride, padding)
 
-    fast = by_kernel if window < 16 and cpu_kernels.available(x) else by_slices
-    elsewhere = by_places if window <= LARGEST_WINDOW else native
-    return cpu_kernels.platform_dependent(x, cpu=fast, default=elsewhere)
+
+def _by_slices(x, window, stride, padding):
+    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    x = jnp.pad(x, sides, constant_values=-jnp.inf)
+    rows, columns = (size - window + 1 for size in x.shape[1:3])
+    largest = None
+    for i in range(window):
+        for j in range(window):
+            values = x[:, i : i + rows : stride, j : j + columns : stride]
+            if largest is None:
+                largest = values
+            else:
+                largest = jnp.where((values > largest) | jnp.isnan(values), values, largest)
+    return largest
 
 
 def _native(x, window, stride, padding):

@@ -26,9 +26,7 @@ def test_max_pool_is_the_native_one_forward_and_backward(
     if way != "kernel":
         monkeypatch.setattr(cpu_kernels, "available", lambda *arrays: False)
     if way == "places":  # as on a GPU
-        monkeypatch.setattr(
-            cpu_kernels, "platform_dependent", lambda *arrays, cpu, default: default(*arrays)
-        )
+        monkeypatch.setattr(cpu_kernels, "on_cpu", lambda: False)
     # Few different whole numbers, so that there are ties. All are negative, so padding with 0 would win.
     x = np.float32(np.random.default_rng(0).integers(-9, -4, size=shape))
 

@@ -11,6 +11,7 @@ import pytest
 
 from cifar_jax import models, steps
 from cifar_jax.data.datasets import Dataset, Split
+from cifar_jax.ops import cpu_kernels
 from cifar_jax.runtime import parallel
 from cifar_jax.training.run import create_run, state_shapes
 from configs import resnet18, resnet20_v2, speedrun94
@@ -33,7 +34,8 @@ def operations(config) -> collections.Counter:
         return steps.train_step(run.task, state, data, jnp.arange(BATCH))
 
     states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state_shapes(run))
-    traced = jax.jit(jax.vmap(step, axis_name=parallel.AXIS)).trace(states)
+    with cpu_kernels.portable():
+        traced = jax.jit(jax.vmap(step, axis_name=parallel.AXIS)).trace(states)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     return collections.Counter(re.findall(r"\bstablehlo\.(\w+)", text))
 
