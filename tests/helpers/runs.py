@@ -23,14 +23,9 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import jax
-import matplotlib.backends.backend_agg
-import matplotlib.figure  # noqa: F401, as the next two: forks need not import it
 import numpy as np
 import orbax.checkpoint as ocp
-import sklearn.datasets  # noqa: F401
-import tensorboardX.event_file_writer  # noqa: F401
 
-from cifar_jax import cli  # noqa: F401
 from cifar_jax.inference import weights
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.reporting import plots
@@ -324,7 +319,7 @@ def _after_commit(end):
 def context() -> multiprocessing.context.BaseContext:
     """The multiprocessing context of the server. The first use starts it."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.helpers.runs"])
+    server.set_forkserver_preload(["tests.helpers.preload", "tests.helpers.runs"])
     # The server finds this module only through the environment.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])

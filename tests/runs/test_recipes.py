@@ -97,7 +97,8 @@ def random_state(run):
 
     def fill(path, leaf):
         group, name = path[0].name, getattr(path[-1], "key", "")
-        if group == "params" and name != "scale":
+        # The kernel of the whitening is not trained: it stands beside the statistics.
+        if group in ("params", "batch_stats") and name not in ("scale", "mean", "var"):
             return rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype)
         return np.full(leaf.shape, name in ("scale", "var"), leaf.dtype)
 

@@ -1,0 +1,8 @@
+"""Imports what a run imports on its way, in the server of forks (`runs.context`): they need not do it again."""
+
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
+import sklearn.datasets  # noqa: F401
+import tensorboardX.event_file_writer  # noqa: F401
+
+from cifar_jax import cli  # noqa: F401
