@@ -1,4 +1,4 @@
-"""Imports what a run imports on its way, in the server of forks (`runs.context`): they need not do it again."""
+"""Imports what a run imports on its way, in the server of forks (`runs.context`), so that they need not."""
 
 import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
