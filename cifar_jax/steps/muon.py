@@ -1,8 +1,8 @@
 """Muon for convolution kernels: Optax transformations that orthogonalise the momentum.
 
 Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, in the variant of
-airbench94_muon.py (https://github.com/KellerJordan/cifar10-airbench). Kernels of equal shape are
-orthogonalised together, as one batch of matrices; Optax's own Muon takes them one by one.
+airbench94_muon.py (https://github.com/KellerJordan/cifar10-airbench). Kernels are orthogonalised together, as
+batches of matrices; Optax's own Muon takes them one by one.
 """
 
 import collections
@@ -60,16 +60,29 @@ def orthogonalize(steps: int, dtype) -> optax.GradientTransformation:
     def update(updates, params=None):
         del params
         kernels, structure = jax.tree.flatten(updates)
-        places = collections.defaultdict(list)
+        batches = collections.defaultdict(list)
         for place, kernel in enumerate(kernels):
-            places[kernel.shape].append(place)
-        for shape, same in places.items():
-            matrices = jnp.stack([kernels[place].reshape(-1, shape[-1]) for place in same])
-            for place, result in zip(same, newton_schulz(matrices, steps, dtype), strict=True):
-                kernels[place] = result.reshape(shape)
+            # A GPU computes all in one batch, padded with zeros. On a CPU, zeros would take time.
+            batches[kernel.shape if cpu_kernels.on_cpu() else "all"].append(place)
+        for places in batches.values():
+            matrices = [kernels[place].reshape(-1, kernels[place].shape[-1]) for place in places]
+            for place, result in zip(places, _together(matrices, steps, dtype), strict=True):
+                kernels[place] = result.reshape(kernels[place].shape)
         return jax.tree.unflatten(structure, kernels)
 
     return optax.stateless(update)
+
+
+def _together(matrices, steps, dtype):
+    """The result of `newton_schulz` for each matrix of a list. Zeros beside a matrix stay zeros."""
+    if len({x.shape for x in matrices}) == 1:
+        return newton_schulz(jnp.stack(matrices), steps, dtype)
+    wide = [x if x.shape[0] <= x.shape[1] else x.T for x in matrices]
+    rows, columns = (max(x.shape[axis] for x in wide) for axis in range(2))
+    padded = [jnp.pad(x, ((0, rows - x.shape[0]), (0, columns - x.shape[1]))) for x in wide]
+    results = newton_schulz(jnp.stack(padded), steps, dtype)
+    cut = [result[: x.shape[0], : x.shape[1]] for x, result in zip(wide, results, strict=True)]
+    return [y if x.shape == y.shape else y.T for x, y in zip(matrices, cut, strict=True)]
 
 
 def keep_norms() -> optax.GradientTransformation:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cifar_jax.ops import cpu_kernels
 from cifar_jax.steps import muon, optimizer
 from configs import default
 
@@ -81,7 +82,10 @@ def create(frozen_steps=0):
     )
 
 
-def test_several_steps_equal_the_published_ones():
+@pytest.mark.parametrize("together", ["equal shapes", "all, as on a GPU"])
+def test_several_steps_equal_the_published_ones(together, monkeypatch):
+    if together != "equal shapes":
+        monkeypatch.setattr(cpu_kernels, "on_cpu", lambda: False)
     rng = np.random.default_rng(0)
     first = draw(rng)
     gradients = [draw(rng) for _ in range(STEPS)]
