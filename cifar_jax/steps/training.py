@@ -4,13 +4,17 @@ Many steps run per dispatch, in a loop whose length is an argument. One compiled
 number of steps, so an interruption changes no bit of the result.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
+from cifar_jax.ops import cpu_kernels
 from cifar_jax.runtime import parallel
 from cifar_jax.steps.batch import epoch_order, steps_per_epoch
+from cifar_jax.steps.packing import packing
 from cifar_jax.steps.state import EpochMetrics, TrainState, step_keys
 from cifar_jax.steps.task import Task
 
@@ -93,7 +97,12 @@ def take_steps(task: Task, state: TrainState, data, count) -> TrainState:
     def to_the_end_of_the_epoch(state):
         order = epoch_order(task.root_seed, state.step // per_epoch, num_examples)
         here = jnp.minimum(end - state.step, per_epoch - state.step % per_epoch)
-        return lax.fori_loop(0, here, lambda _, state: train_step(task, state, data, order), state)
+        step = functools.partial(train_step, task, data=data, order=order)
+        if cpu_kernels.on_cpu():
+            return lax.fori_loop(0, here, lambda _, state: step(state), state)
+        pack, unpack = packing(state)
+        packed = lax.fori_loop(0, here, lambda _, packed: pack(step(unpack(packed))), pack(state))
+        return unpack(packed)
 
     return lax.while_loop(lambda state: state.step < end, to_the_end_of_the_epoch, state)
 
