@@ -77,7 +77,7 @@ def created(config):
     return run, first_state(run)
 
 
-def take_steps(run, state, count):
+def arguments(run, state, count):
     """The arguments of the compiled steps of a run."""
     train = run.dataset.train
     data = parallel.place((train.images, train.labels))
@@ -93,7 +93,7 @@ def elsewhere(monkeypatch):
 def test_on_a_gpu_the_loop_over_the_steps_carries_one_vector(config, elsewhere):
     config.model.name, config.model.width = "resnet8_v2", 0.125
     run, state = created(config)
-    traced = jax.make_jaxpr(steps.train_steps(run.task))(*take_steps(run, state, 1))
+    traced = jax.make_jaxpr(steps.train_steps(run.task))(*arguments(run, state, 1))
     loops = [e for e in equations(traced.jaxpr) if e.primitive.name == "while"]
     assert len(loops) == 2  # over epochs, over steps
     carried = [variable.aval for variable in loops[1].outvars]
@@ -110,7 +110,7 @@ def test_packed_steps_are_the_same_to_rounding(config, monkeypatch):
     ends = []
     for on_cpu in (True, False):  # the code of this network is the same everywhere
         monkeypatch.setattr(cpu_kernels, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
-        after, _ = steps.train_steps(run.task)(*take_steps(run, state, 5))
+        after, _ = steps.train_steps(run.task)(*arguments(run, state, 5))
         ends.append(parallel.unreplicate(after))
     assert int(ends[0].step) == 5
     assert jax.tree.structure(ends[1]) == jax.tree.structure(ends[0])
