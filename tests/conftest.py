@@ -9,7 +9,7 @@ import pytest
 
 from cifar_jax.models import mobilenet_v2
 from configs import default
-from tests.helpers import cli, runs
+from tests.helpers import browser, cli, runs
 
 # For JAX in this process and in those that it starts.
 os.environ["XLA_FLAGS"] = runs.XLA_FLAGS
@@ -79,6 +79,13 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def opened():
+    """opened(path) opens a file in the module's browser: see tests/helpers/browser.py."""
+    with browser.started() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
 def fields(request, folder) -> dict:
     """The module's FIELDS, with a cache of images in the module's folder."""
     return request.module.FIELDS | {"dataset.cache_dir": folder / "images"}
@@ -90,7 +97,7 @@ def train_small(folder: Path) -> TrainedRun:
     recipe = folder / "tiny.py"
     recipe.write_text(RECIPE)
     run = TrainedRun(folder, recipe, folder / "run")
-    answer = run.call(f"--config={recipe}", f"--workdir={run.workdir}")
+    answer = cli.call(folder, f"--config={recipe}", f"--workdir={run.workdir}", draws=True)
     assert answer.status == 0, answer
     return run
 

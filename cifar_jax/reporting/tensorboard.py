@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Sequence
 
@@ -32,6 +33,7 @@ class TensorBoard:
         """
         if self._writer is not None:
             return
+        import_tensorboardx()
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -55,10 +57,10 @@ class TensorBoard:
 
     def add(self, entry: dict) -> None:
         """Writes one entry of the history. It is on disk when this returns."""
+        self.open()
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
-        self.open()
         scalars = {
             f"{quantity}/{split}": entry[f"{key}_{quantity}"]
             for quantity in ("loss", "accuracy", "mean_iou")
@@ -97,3 +99,18 @@ class TensorBoard:
     def _write(self, event) -> None:
         event.wall_time = time.time()
         self._writer.write_event(event)
+
+
+def import_tensorboardx() -> None:
+    """Imports tensorboardX without PyTorch.
+
+    Where PyTorch is installed, tensorboardX imports it for the type in an annotation, which takes seconds.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # importing it raises ImportError, which tensorboardX expects
+    try:
+        import tensorboardX.event_file_writer  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["torch"]

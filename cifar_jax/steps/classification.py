@@ -35,11 +35,15 @@ def training_batch(task, data, order, step, places):
         )
         return pixels, labels, jax.nn.one_hot(labels, task.num_classes)
 
-    pixels, label, target = batch(places)
-    if config.augment.mixup:
+    if not config.augment.mixup:
+        pixels, label, target = batch(places)
+    else:
         # The partner may belong to another device. It is made again here, with the key of its own place.
         partner, share = augment.mixup_pairs(keys["mixup"], config.batch_size, config.augment.mixup)
-        other_pixels, other_label, other_target = batch(partner[places])
+        made = batch(jnp.concatenate([places, partner[places]]))
+        (pixels, other_pixels), (label, other_label), (target, other_target) = (
+            jnp.split(each, 2) for each in made
+        )
         pixels = share * pixels + (1 - share) * other_pixels
         target = share * target + (1 - share) * other_target
         label = jnp.where(share >= 0.5, label, other_label)

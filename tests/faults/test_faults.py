@@ -41,8 +41,9 @@ def start(folder, fields):
         args = runs.arguments(workdir, fields)
         name, _, count = place.partition(":")
         process = runs.context().Process(
-            target=hurting.child,
+            target=plotless,
             args=(
+                hurting.child,
                 args,
                 folder / "log",
                 folder / "programs",
@@ -57,6 +58,11 @@ def start(folder, fields):
         return runs.Ended(process.exitcode, (folder / "log").read_text())
 
     return start
+
+
+def plotless(function, *args):
+    runs.draw_nothing()
+    function(*args)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +207,8 @@ def on_a_disk(folder, fields, start, unhurt):
     starts = [(*start, *paths) for start, paths in zip(starts, files, strict=True)]
     args = runs.arguments(workdir, fields)
     common = (args, folder / "programs", folder / "note")
-    process = runs.context().Process(target=hurting.on_a_disk, args=(disk, copy, starts, common))
+    args = (hurting.on_a_disk, disk, copy, starts, common)
+    process = runs.context().Process(target=plotless, args=args)
     process.start()
     process.join(runs.DEADLINE_SECONDS)
     assert process.exitcode == 0

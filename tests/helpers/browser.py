@@ -1,6 +1,7 @@
 """Opens pages in headless Chromium, controlled by Playwright."""
 
 import contextlib
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -11,8 +12,8 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 
 
 @contextlib.contextmanager
-def opened(*paths: str | Path):
-    """Opens each file in a page. Yields the page, or a list of pages for several paths.
+def started():
+    """Starts the browser. Yields a function that opens a file and returns its page.
 
     `page.seen` lists what the browser asked for, what it complained of, and a line for each dialog.
     Skips the test if Playwright or Chromium is missing.
@@ -23,8 +24,7 @@ def opened(*paths: str | Path):
     with playwright.sync_playwright() as driver:
         # Chromium's sandbox does not start in containers, and the pages are our own.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        pages = [_open(browser, path) for path in paths]
-        yield pages[0] if len(pages) == 1 else pages
+        yield functools.partial(_open, browser)
         browser.close()
 
 

@@ -36,10 +36,13 @@ class Answer:
         return self.err.removeprefix("error: ").rstrip("\n")
 
 
-def call(folder: Path, *args: str, cwd=runs.ROOT) -> Answer:
-    """Runs `python main.py ARGS`. `folder` holds its output and its cache of images."""
+def call(folder: Path, *args: str, cwd=runs.ROOT, draws: bool = False) -> Answer:
+    """Runs `python main.py ARGS`. `folder` holds its output and its cache of images.
+
+    Plots are empty files unless it `draws`.
+    """
     out, err = folder / "stdout", folder / "stderr"
-    process = runs.context().Process(target=_child, args=(args, out, err, cwd))
+    process = runs.context().Process(target=_child, args=(args, out, err, cwd, draws))
     process.start()
     process.join(runs.DEADLINE_SECONDS)
     if process.exitcode is None:
@@ -48,7 +51,9 @@ def call(folder: Path, *args: str, cwd=runs.ROOT) -> Answer:
     return Answer(process.exitcode, out.read_text(), err.read_text())
 
 
-def _child(args, out, err, cwd):
+def _child(args, out, err, cwd, draws):
+    if not draws:
+        runs.draw_nothing()
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     os.environ["XDG_CACHE_HOME"] = str(out.parent / "cache")

@@ -3,6 +3,8 @@
 import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
 import sklearn.datasets  # noqa: F401
-import tensorboardX.event_file_writer  # noqa: F401
 
 from cifar_jax import cli  # noqa: F401
+from cifar_jax.reporting import tensorboard
+
+tensorboard.import_tensorboardx()

@@ -30,6 +30,7 @@ from cifar_jax.inference import weights
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.reporting import plots
 from cifar_jax.storage import checkpoint
+from cifar_jax.storage import workdir as files_of
 from cifar_jax.training import report
 
 # Compile the kernels before the first fork, because tests have cache folders of their own.
@@ -95,10 +96,10 @@ class Started:
 
 
 class StartedPlainly:
-    """A run in a new Python, not a fork. It compiles everything itself, with the flags of all tests."""
+    """A run in a new Python, not a fork, with settings in its environment. It compiles everything itself."""
 
-    def __init__(self, args: list[str], log: Path, devices: int = 1):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags(devices)}
+    def __init__(self, args: list[str], log: Path, settings: dict[str, str]):
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags(1), **settings}
         self._log = log
         with open(log, "w") as file:
             self._process = subprocess.Popen(
@@ -338,8 +339,13 @@ def flags(devices: int) -> str:
 
 
 def draw_nothing():
-    """Lets this process leave out the plots of a run, which take two seconds."""
-    report.draw_first_batch = plots.plot_history = plots.plot_confusion = lambda *args: None
+    """Lets this process write empty files instead of the plots of a run, which take two seconds."""
+
+    def empty(path, *args):
+        Path(path).touch()
+
+    plots.plot_history = plots.plot_confusion = empty
+    report.draw_first_batch = lambda run: empty(run.path(files_of.FIRST_BATCH))
 
 
 def plotless_child(args, log, devices, point, cache):

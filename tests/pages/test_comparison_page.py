@@ -53,9 +53,8 @@ def test_the_page_has_no_address_of_another_place(folder):
 
 
 @pytest.fixture(scope="module")
-def page(folder):
-    with browser.opened(folder / "index.html") as page:
-        yield page
+def page(folder, opened):
+    return opened(folder / "index.html")
 
 
 @pytest.fixture

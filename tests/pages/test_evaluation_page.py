@@ -4,7 +4,6 @@ import base64
 import io
 import itertools
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,7 +59,7 @@ def result():
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory, result):
+def pages(tmp_path_factory, result, opened):
     """Pages in the browser: of `result`, of two results with many classes, of one without mistakes."""
     folder = tmp_path_factory.mktemp("eval")
     names = tuple(f"class {i}" for i in range(MANY))
@@ -75,9 +74,10 @@ def pages(tmp_path_factory, result):
         "hundred": (hundred, coloured(500, 8), hundred_labels, "net on a hundred", subtitle),
         "flawless": (flawless, coloured(2, 100), np.array([0, 1]), "net", subtitle),
     }
-    paths = [Path(evaluation.write(str(folder / name), *args)) for name, args in arguments.items()]
-    with browser.opened(*paths) as opened:
-        yield dict(zip(arguments, opened, strict=True))
+    return {
+        name: opened(evaluation.write(str(folder / name), *args))
+        for name, args in arguments.items()
+    }
 
 
 @pytest.fixture

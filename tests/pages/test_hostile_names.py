@@ -8,7 +8,7 @@ import pytest
 from cifar_jax.inference.calibration import calibrate
 from cifar_jax.inference.evaluate import Result
 from cifar_jax.pages import evaluation
-from tests.helpers import browser, cli
+from tests.helpers import cli
 from tests.helpers.run_folders import write_run
 
 # As the name of a folder it is a folder in a folder, because there is a slash in it.
@@ -25,7 +25,7 @@ def assert_harmless(page, scripts: int):
 
 
 @pytest.fixture
-def compared(tmp_path):
+def compared(tmp_path, opened):
     """The page of --mode=compare in the browser."""
     folder = tmp_path / HOSTILE
     for seed in (0, 1):
@@ -42,12 +42,11 @@ def compared(tmp_path):
     (broken / "config.json").write_text("{")
     answer = cli.call(tmp_path, "--mode=compare", f"--workdir={folder}")
     assert "Traceback" not in answer.err
-    with browser.opened(folder / "compare" / "index.html") as page:
-        yield page
+    return opened(folder / "compare" / "index.html")
 
 
 @pytest.fixture(params=[3, 101])
-def evaluated(request, tmp_path):
+def evaluated(request, tmp_path, opened):
     """The page of an evaluation in the browser: with a matrix, and with too many classes for one."""
     count = request.param
     names = (HOSTILE, "cat", *(f"{HOSTILE} {i}" for i in range(2, count)))
@@ -60,8 +59,7 @@ def evaluated(request, tmp_path):
     images = np.zeros((len(labels), 8, 8, 3), np.uint8)
     title, subtitle = f"net on {HOSTILE}", f"weights: {HOSTILE}"
     path = evaluation.write(str(tmp_path / HOSTILE), result, images, labels, title, subtitle)
-    with browser.opened(path) as page:
-        yield page
+    return opened(path)
 
 
 def test_hostile_names_in_a_comparison_are_text(compared):

@@ -8,7 +8,6 @@ import pytest
 from cifar_jax.data.masks import VOID, default_colours
 from cifar_jax.inference import SegmentationResult
 from cifar_jax.pages import segmentation as page
-from tests.helpers import browser
 
 NAMES = ("<script>alert(1)</script>", "a long name without a space" * 3, "sky", "never")
 
@@ -28,22 +27,22 @@ def written(folder):
 
 
 @pytest.mark.parametrize("width", [1280, 360])
-def test_in_a_browser(written, width):
+def test_in_a_browser(written, width, opened):
     result, path = written
-    with browser.opened(path) as opened:
-        opened.set_viewport_size({"width": width, "height": 900})
-        assert set(opened.seen) == {Path(path).as_uri()}
-        assert opened.evaluate("document.documentElement.scrollWidth") <= width
-        pictures = opened.locator(".triples img")
-        assert pictures.count() == page.WORST + page.SAMPLE
-        assert pictures.first.evaluate("image => image.naturalWidth") == 3 * 40 + 2
-        assert f"{100 * result.mean_iou:.2f} %" in opened.locator(".figures").inner_text()
-        rows = opened.locator(".classes tbody")
-        assert rows.count() == 4
-        assert "never" in rows.last.inner_text()
-        # By name, after a click on the heading.
-        opened.locator(".classes thead button").first.click()
-        assert NAMES[0] in rows.first.inner_text()
-        matrix = opened.locator(".matrix tbody tr").nth(2).locator("td")
-        share = 100 * result.confusion[2, 2] / result.confusion[2].sum()
-        assert matrix.nth(2).inner_text() == f"{share:.1f}"
+    shown = opened(path)
+    shown.set_viewport_size({"width": width, "height": 900})
+    assert set(shown.seen) == {Path(path).as_uri()}
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    pictures = shown.locator(".triples img")
+    assert pictures.count() == page.WORST + page.SAMPLE
+    assert pictures.first.evaluate("image => image.naturalWidth") == 3 * 40 + 2
+    assert f"{100 * result.mean_iou:.2f} %" in shown.locator(".figures").inner_text()
+    rows = shown.locator(".classes tbody")
+    assert rows.count() == 4
+    assert "never" in rows.last.inner_text()
+    # By name, after a click on the heading.
+    shown.locator(".classes thead button").first.click()
+    assert NAMES[0] in rows.first.inner_text()
+    matrix = shown.locator(".matrix tbody tr").nth(2).locator("td")
+    share = 100 * result.confusion[2, 2] / result.confusion[2].sum()
+    assert matrix.nth(2).inner_text() == f"{share:.1f}"

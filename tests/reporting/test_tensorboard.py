@@ -1,10 +1,12 @@
 """TensorBoard shows every epoch once, whatever stopped the run."""
 
+import sys
 import time
 
 import pytest
 
 from cifar_jax.reporting import TensorBoard, reports
+from tests.helpers import runs
 from tests.helpers.events import shown
 from tests.helpers.histories import entry
 
@@ -20,6 +22,19 @@ def test_tensorboard_has_every_number_at_its_step(tmp_path):
         *(f"{kind}/{split}" for kind in ("loss", "accuracy") for split in reports.SPLITS.values()),
         *("epoch", "learning_rate", "seconds", "images_per_second"),
     }
+
+
+def _write_without_pytorch(folder):
+    with TensorBoard(folder) as board:
+        board.add(entry(1))
+    assert "torch" not in sys.modules
+
+
+def test_pytorch_is_not_imported(tmp_path):
+    process = runs.context().Process(target=_write_without_pytorch, args=(tmp_path,))
+    process.start()
+    process.join(runs.DEADLINE_SECONDS)
+    assert process.exitcode == 0
 
 
 def test_an_epoch_is_on_the_disk_before_the_next_begins(tmp_path):

@@ -1,8 +1,12 @@
-"""A run that is killed again and again, at any moment, ends with the same bits as an untouched one."""
+"""A run that is killed again and again, at any moment, ends with the same bits as an untouched one.
+
+So does one with other settings of JAX in its environment, or it warns about them.
+"""
 
 import json
 import shutil
 
+import jax
 import pytest
 
 from tests.helpers import runs
@@ -32,6 +36,17 @@ FIELDS = {
 }
 # How often a run saves is not part of its recipe. The interrupted run saves at every third step.
 SAVES_OFTEN = {"steps_per_dispatch": 3, "checkpoint_minutes": 0}
+# Without our defaults, each of these would change random numbers or results, or cause a stack trace.
+SETTINGS = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_RANDOM_SEED_OFFSET": "7",
+    "JAX_LEGACY_PRNG_KEY": "error",
+    "JAX_DISABLE_JIT": "1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +54,12 @@ def both(folder, fields):
     """(The workdir of an untouched run, that of an interrupted run, what was seen after each interruption).
 
     The untouched run is one epoch longer, saves only at the ends of epochs, and shares no compiled program
-    with the other.
+    with the other. JAX's settings in its environment must change no bit of it.
     """
     unhurt, hurt = folder / "unhurt", folder / "hurt"
     longer = fields | {"num_epochs": EPOCHS + 1}
-    untouched = runs.StartedPlainly(runs.arguments(unhurt, longer), folder / "unhurt.log")
+    args = runs.arguments(unhurt, longer)
+    untouched = runs.StartedPlainly(args, folder / "unhurt.log", SETTINGS)
     seen = end_often(hurt, fields, folder)
     ended = untouched.wait()
     assert ended.status == 0, ended.output
@@ -185,3 +201,20 @@ def test_more_epochs_give_the_same_as_one_longer_run(hurt, unhurt, folder, field
     reports = [json.loads((path / "report.json").read_text()) for path in (longer, unhurt)]
     assert reports[0]["test"] == reports[1]["test"]
     assert json.loads((longer / "config.json").read_text())["num_epochs"] == EPOCHS + 1
+
+
+def _precisely(precision, args, log):
+    jax.config.update("jax_default_matmul_precision", precision)
+    runs.plotless_child(args, log, 1, "", None)
+
+
+def test_a_resume_under_another_precision_says_so(trained, tmp_path):
+    shutil.copytree(trained.workdir, tmp_path / "run")
+    args = [f"--config={trained.recipe}", f"--workdir={tmp_path / 'run'}", "--config.num_epochs=2"]
+    args += [f"--config.dataset.cache_dir={tmp_path / 'images'}"]
+    process = runs.context().Process(target=_precisely, args=("bfloat16", args, tmp_path / "log"))
+    process.start()
+    process.join(runs.DEADLINE_SECONDS)
+    printed = (tmp_path / "log").read_text()
+    assert process.exitcode == 0, printed
+    assert "warning: JAX_DEFAULT_MATMUL_PRECISION was '' and is now 'bfloat16'" in printed

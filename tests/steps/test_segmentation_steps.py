@@ -1,5 +1,7 @@
 """The steps of segmentation, against numbers made by plain NumPy and scikit-learn."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -56,17 +58,21 @@ def test_a_mask_is_cropped_flipped_and_enlarged_as_its_image(config, mode):
     # With this mean and deviation, normalised pixels are the stored numbers.
     scale = ((0.0,) * 3, (1 / 255,) * 3)
     places, key = np.arange(6), jax.random.key(3)
-    both = augment.augment(key, places, images, config.augment, *scale, labels=labels)
-    alone = augment.augment(key, places, images, config.augment, *scale)
-    pixels, moved = jax.device_get(both)
+
+    @functools.partial(jax.jit, static_argnames="size")
+    def augmented(labels=None, size=None):
+        return augment.augment(
+            key, places, images, config.augment, *scale, size=size, labels=labels
+        )
+
+    alone = augmented()
+    pixels, moved = jax.device_get(augmented(labels))
     np.testing.assert_array_equal(pixels, alone)
     numbers = np.rint(pixels[..., 0]).astype(np.uint8)
     np.testing.assert_array_equal(numbers, np.where(moved == VOID, 0, moved))
     assert (moved == VOID).any() == (mode == "constant")
     assert (moved != labels).any()
-    _, large = augment.augment(
-        key, places, images, config.augment, *scale, size=2 * SIZE, labels=labels
-    )
+    _, large = augmented(labels, 2 * SIZE)
     np.testing.assert_array_equal(large, moved.repeat(2, axis=1).repeat(2, axis=2))
 
 
@@ -91,7 +97,7 @@ def test_the_loss_is_the_mean_over_the_pixels_of_the_global_batch(config, smooth
     for devices in (1, 2):
         shape = (devices, 4 // devices)
         split = (x.reshape(*shape, *x.shape[1:]) for x in (logits, labels))
-        found = jax.vmap(of_device, axis_name=parallel.AXIS)(*split)
+        found = jax.jit(jax.vmap(of_device, axis_name=parallel.AXIS))(*split)
         np.testing.assert_allclose(found[0], loss, rtol=1e-5)
         np.testing.assert_allclose(found[1], 4 * right, rtol=1e-6)
 

@@ -14,6 +14,7 @@ from cifar_jax.inference import evaluate
 from cifar_jax.models import create_model
 from cifar_jax.runtime import parallel
 from cifar_jax.steps import augment, optimizer, schedules, state, training
+from configs import default
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 SIZE, CLASSES = 4, 5
@@ -119,9 +120,16 @@ def test_the_moving_average_ramps_up_to_its_decay(config):
         assert float(new["batch_stats"]["mean"]) == pytest.approx(2 * expected)
 
 
-def everything_random(config):
+@pytest.fixture(scope="module")
+def everything_random():
+    """(task, first state, images and labels, compiled steps); five batches per epoch and three images more."""
+    config = default.get_config()
+    config.seed = 7
+    config.batch_size = 8
     config.augment.crop_padding = 1
-    config.augment.flip = True
+    config.augment.padding_mode = "reflect"
+    config.augment.flip = config.augment.alternating_flip = True
+    config.augment.brightness, config.augment.contrast = 0.1, 0.2
     config.augment.cutout = 2
     config.augment.mixup = 1.0
     config.ema_decay = 0.99
@@ -130,38 +138,25 @@ def everything_random(config):
     config.model.hidden_sizes = (6,)
     config.model.batch_norm = True
     config.model.dropout = 0.5
-    return config
+    config.lr_schedule.boundaries = ()
+    task = make_task(config, 43)
+    return task, make_state(task), random_data(43), steps.train_steps(task)
 
 
-def test_where_a_run_is_cut_into_dispatches_changes_no_bit(config):
-    task = make_task(everything_random(config), 40)
-    start, data = make_state(task), random_data(40)
-    train_steps = steps.train_steps(task)
-    once = run(train_steps, start, data, 5, 5)
-    often = run(train_steps, start, data, 2, 3, 1, 1, 3)
-    assert int(once.step) == 10
-    assert jax.tree.structure(once) == jax.tree.structure(often)
-    for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(often), strict=True):
-        assert a.tobytes() == b.tobytes()
+def test_where_a_run_is_cut_into_dispatches_changes_no_bit(everything_random):
+    """They may go over the ends of epochs."""
+    _, start, data, train_steps = everything_random
+    cuts = ((5, 5, 3), (2, 3, 1, 1, 6), (0, 13), (4, 0, 7, 2))
+    once, *others = [run(train_steps, start, data, *counts) for counts in cuts]
+    for other in others:
+        assert int(other.step) == 13
+        assert jax.tree.structure(once) == jax.tree.structure(other)
+        for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(other), strict=True):
+            assert a.tobytes() == b.tobytes()
     # Training moved the running statistics, and with them their average.
     for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(jax.device_get(start)), strict=True):
         assert a.dtype == b.dtype
         assert a.dtype == np.int32 or not np.array_equal(a, b)
-
-
-def test_a_dispatch_that_goes_over_the_ends_of_epochs_changes_no_bit(config):
-    everything_random(config)
-    config.augment.alternating_flip = True
-    config.augment.padding_mode = "reflect"
-    config.augment.brightness, config.augment.contrast = 0.1, 0.2
-    task = make_task(config, 43)  # five batches per epoch, and three images left over
-    start, data = make_state(task), random_data(43)
-    train_steps = steps.train_steps(task)
-    ends = [run(train_steps, start, data, *counts) for counts in ((5, 5, 3), (0, 13), (4, 0, 7, 2))]
-    assert [int(end.step) for end in ends] == [13] * 3
-    for end in ends[1:]:
-        for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(end), strict=True):
-            assert a.tobytes() == b.tobytes()
 
 
 def test_a_flip_alternates_over_the_epochs_of_a_run(config):
@@ -185,18 +180,15 @@ def test_a_flip_alternates_over_the_epochs_of_a_run(config):
     }
 
 
-def test_the_seed_may_be_an_argument_of_the_compiled_steps(config):
-    everything_random(config)
-    config.seed = 7
-    task = make_task(config, 16)
-    start, data = make_state(task), random_data(16)
-    expected = run(steps.train_steps(task), start, data, 3)
+def test_the_seed_may_be_an_argument_of_the_compiled_steps(everything_random):
+    task, start, data, train_steps = everything_random
+    expected = run(train_steps, start, data, 3)
 
     def with_seed(state, data_and_seed, count):
         data, seed = data_and_seed
         return steps.take_steps(dataclasses.replace(task, seed=seed), state, data, count), ()
 
-    found = run(parallel.map_train(with_seed), start, (data, np.uint32(7)), 3)
+    found = run(parallel.map_train(with_seed), start, (data, np.uint32(task.config.seed)), 3)
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -225,27 +217,31 @@ def test_the_last_partial_batch_is_dropped():
     assert [steps.steps_per_epoch(n, 8) for n in (7, 8, 23, 24)] == [0, 1, 2, 3]
 
 
-def batch_of_classes(config, smoothing=0.0):
-    """A training batch of 8 examples, each of its own class, without and with mixup."""
+def batches_of_classes(config, smoothing=0.0):
+    """A function of a seed: a training batch of 8 examples, each of its own class, without and with mixup."""
     config.augment.crop_padding = 1
     config.augment.flip = True
     config.augment.cutout = 2
+    mixed = config.copy_and_resolve_references()
+    mixed.augment.mixup = 1.0
+    mixed.label_smoothing = smoothing
+    tasks = [make_task(config, 8, 8), make_task(mixed, 8, 8)]
     images, _ = random_data(8)
-    data, places = (images, np.arange(8, dtype=np.int32)), np.arange(8)
-    order = np.asarray(steps.epoch_order(config.seed, 0, 8))
-    plain = steps.training_batch(make_task(config, 8, 8), data, order, 5, places)
-    config.augment.mixup = 1.0
-    config.label_smoothing = smoothing
-    mixed = steps.training_batch(make_task(config, 8, 8), data, order, 5, places)
-    return jax.device_get((plain, mixed))
+    data, places = (jnp.asarray(images), jnp.arange(8)), jnp.arange(8)
+
+    @jax.jit
+    def batches(seed):
+        order = steps.epoch_order(seed, 0, 8)
+        seeded = [dataclasses.replace(task, seed=seed) for task in tasks]
+        return [steps.training_batch(task, data, order, 5, places) for task in seeded]
+
+    return lambda seed: jax.device_get(batches(np.uint32(seed)))
 
 
 def test_mixup_takes_the_same_share_of_pixels_and_targets_of_an_augmented_partner(config):
-    shares = set()
+    shares, batches = set(), batches_of_classes(config)
     for seed in range(4):
-        config.seed = seed
-        config.augment.mixup = 0.0
-        (pixels, labels, targets), (mixed, mixed_labels, mixed_targets) = batch_of_classes(config)
+        (pixels, labels, targets), (mixed, mixed_labels, mixed_targets) = batches(seed)
         np.testing.assert_array_equal(targets, np.eye(8)[labels])
         np.testing.assert_allclose(mixed_targets.sum(axis=1), 1, rtol=1e-6)
         place_of = {int(label): place for place, label in enumerate(labels)}
@@ -267,7 +263,7 @@ def test_mixup_takes_the_same_share_of_pixels_and_targets_of_an_augmented_partne
 
 
 def test_smoothed_targets_of_mixed_examples_sum_to_one_and_leave_none_at_zero(config):
-    _, (_, _, targets) = batch_of_classes(config, smoothing=0.2)
+    _, (_, _, targets) = batches_of_classes(config, smoothing=0.2)(0)
     np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
     assert targets.min() == pytest.approx(0.2 / 8)
 

@@ -12,6 +12,7 @@ from cifar_jax.inference.make import inference_weights
 from cifar_jax.models import layers
 from cifar_jax.steps import whitening
 from cifar_jax.training import run
+from configs import default
 
 
 def smooth_images(count, side, seed=0):
@@ -56,35 +57,45 @@ def make_run(config, images):
     )
 
 
-@pytest.fixture
-def config(config):
+IMAGES, OTHER_IMAGES = (smooth_images(16, 9, seed) for seed in (0, 1))
+
+
+def kernel_of(images):
+    """The kernel from the normalised images."""
+    return whitening.kernel(jnp.float32((images / 255 - 0.5) / 0.25))
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = default.get_config()
     config.model.name = "resnet8_v2"
     config.model.width = 0.125
     config.model.whitening = True
     config.dataset.image_size = 9
+    config.batch_size = 8
     config.ema_decay = 0.9
     return config
 
 
-def test_the_first_state_has_the_kernel_of_the_normalised_training_images(config):
-    images = smooth_images(16, 9)
-    first = jax.device_get(run.first_state(make_run(config, images)))
-    expected = whitening.kernel(jnp.float32((images / 255 - 0.5) / 0.25))
+@pytest.fixture(scope="module")
+def first(config):
+    return jax.device_get(run.first_state(make_run(config, IMAGES)))
+
+
+def test_the_first_state_has_the_kernel_of_the_normalised_training_images(first):
     kernel = first.batch_stats["whitening"]["kernel"]
-    np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(kernel, kernel_of(IMAGES), rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(first.ema["batch_stats"]["whitening"]["kernel"], kernel)
 
 
-def test_weights_from_elsewhere_bring_their_own_kernel(config, tmp_path):
-    first_run, other_run = (make_run(config, smooth_images(16, 9, seed)) for seed in (0, 1))
-    first = run.first_state(first_run)
+def test_weights_from_elsewhere_bring_their_own_kernel(config, first, tmp_path):
+    other_run = make_run(config, OTHER_IMAGES)
     variables = {"params": first.params, "batch_stats": first.batch_stats}
-    data = datasets.describe(first_run.dataset)
+    data = datasets.describe(other_run.dataset)
     weights.save(tmp_path / "first.safetensors", inference_weights(config, data, variables, 1))
-    fresh = run.first_state(other_run).batch_stats["whitening"]["kernel"]
     config.init_from = str(tmp_path / "first.safetensors")
     state = run.first_state(other_run)
     for variables in (state.ema, {"batch_stats": state.batch_stats}):
         kernel = variables["batch_stats"]["whitening"]["kernel"]
         np.testing.assert_array_equal(kernel, first.batch_stats["whitening"]["kernel"])
-        assert np.abs(kernel - fresh).max() > 0.1
+        assert np.abs(kernel - kernel_of(OTHER_IMAGES)).max() > 0.1
