@@ -14,25 +14,26 @@ from cifar_jax.ops import cpu_kernels
 
 
 def _sums(kernel, terms, *arrays):
-    """The sums over all axes but the last of the two arrays that `terms` makes: [2, channel].
+    """The sums over all axes but the last of the two arrays that `terms` makes: two arrays [channel].
 
     The CPU kernel computes them if it is available.
     """
     if cpu_kernels.available(*arrays):
-        return kernel(*arrays)
+        first, second = kernel(*arrays)
+        return first, second
     first, second = terms(*arrays)
     axes = tuple(range(first.ndim - 1))
     if cpu_kernels.on_cpu():
-        return jnp.stack([jnp.sum(first, axes), jnp.sum(second, axes)])
+        return jnp.sum(first, axes), jnp.sum(second, axes)
     # One reduction of two operands: a GPU reads the data once for both, in half as many kernels.
     zero = jnp.zeros((), first.dtype)
     add = lambda a, b: (a[0] + b[0], a[1] + b[1])  # noqa: E731
-    return jnp.stack(lax.reduce((first, second), (zero, zero), add, axes))
+    return lax.reduce((first, second), (zero, zero), add, axes)
 
 
 @jax.custom_vjp
-def moments(x: jax.Array, shift: jax.Array) -> jax.Array:
-    """The means of x - shift and of its square, for x [..., channel]: [2, channel].
+def moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The means of x - shift and of its square, for x [..., channel]: two arrays [channel].
 
     `shift` [channel] has no gradient.
     """
@@ -40,7 +41,9 @@ def moments(x: jax.Array, shift: jax.Array) -> jax.Array:
     def terms(x, shift):
         return x - shift, jnp.square(x - shift)
 
-    return _sums(cpu_kernels.channel_moments, terms, x, shift) / (x.size // x.shape[-1])
+    count = x.size // x.shape[-1]
+    first, second = _sums(cpu_kernels.channel_moments, terms, x, shift)
+    return first / count, second / count
 
 
 def _moments_forward(x, shift):
@@ -49,7 +52,7 @@ def _moments_forward(x, shift):
 
 def _moments_backward(residuals, grad):
     x, shift = residuals
-    first, second = grad / (x.size // x.shape[-1])
+    first, second = (each / (x.size // x.shape[-1]) for each in grad)
     return first + 2.0 * second * (x - shift), jnp.zeros_like(shift)
 
 

@@ -24,8 +24,11 @@ def training_batch(task: Task, data, order, step, places):
     return task.kind.training_batch(task, data, order, step, places)
 
 
-def train_step(task: Task, state: TrainState, data, order) -> TrainState:
-    """One optimizer step, on one device of the axis "batch"."""
+def train_step(task: Task, state: TrainState, data, order, kernels=None) -> TrainState:
+    """One optimizer step, on one device of the axis "batch".
+
+    `kernels` are those of `cast_kernels`; None: the network casts each where it uses it, to the same end.
+    """
     config = task.config
     local = parallel.local_batch_size(config.batch_size)
     images, labels, targets = training_batch(task, data, order, state.step, parallel.places(local))
@@ -43,7 +46,9 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
         loss, correct = task.kind.loss(task, logits, labels, targets)
         return loss, (correct, updated.get("batch_stats", state.batch_stats))
 
-    (loss, (correct, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    params = state.params if kernels is None else _with_kernels(state.params, kernels)
+    (loss, (correct, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    grads = jax.tree.map(lambda grad, param: grad.astype(param.dtype), grads, state.params)
     grads, loss = parallel.mean((grads, loss))
     correct = lax.psum(correct, parallel.AXIS)
     if not config.sync_batch_norm:
@@ -59,6 +64,20 @@ def train_step(task: Task, state: TrainState, data, order) -> TrainState:
         ema=_moving_average(config.ema_decay, state, params, batch_stats),
         metrics=_add_metrics(task, state, loss, correct, len(data[0])),
     )
+
+
+def cast_kernels(task: Task, params) -> list | None:
+    """The arrays of more than one axis in the type that the network computes with; None if they have it."""
+    dtype = jnp.dtype(task.config.model.dtype)
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+    if all(kernel.dtype == dtype for kernel in kernels):
+        return None
+    return [kernel.astype(dtype) for kernel in kernels]
+
+
+def _with_kernels(params, kernels: list):
+    kernels = iter(kernels)
+    return jax.tree.map(lambda leaf: next(kernels) if leaf.ndim > 1 else leaf, params)
 
 
 def _moving_average(decay, state, params, batch_stats):
@@ -100,8 +119,18 @@ def take_steps(task: Task, state: TrainState, data, count) -> TrainState:
         step = functools.partial(train_step, task, data=data, order=order)
         if cpu_kernels.on_cpu():
             return lax.fori_loop(0, here, lambda _, state: step(state), state)
+        # For a GPU: one array of all vectors, and kernels that are cast where they are updated, which costs
+        # no kernel of its own.
         pack, unpack = packing(state)
-        packed = lax.fori_loop(0, here, lambda _, packed: pack(step(unpack(packed))), pack(state))
+
+        def carried_after(state):
+            return pack(state), cast_kernels(task, state.params)
+
+        def next_step(_, carried):
+            packed, kernels = carried
+            return carried_after(step(unpack(packed), kernels=kernels))
+
+        packed, _ = lax.fori_loop(0, here, next_step, carried_after(state))
         return unpack(packed)
 
     return lax.while_loop(lambda state: state.step < end, to_the_end_of_the_epoch, state)

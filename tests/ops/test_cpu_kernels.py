@@ -45,7 +45,7 @@ def test_normalisation_and_its_gradients_are_the_formula(
         first = jnp.mean(x, axes) - jax.lax.stop_gradient(mean)
         second = jnp.mean(jnp.square(x - jax.lax.stop_gradient(mean)), axes)
         y = jnp.clip((x - first) * (scale * second) + bias, *bounds)
-        return jnp.sum(y * cotangent), (jnp.stack([first, second]), y)
+        return jnp.sum(y * cotangent), ((first, second), y)
 
     def outcome(function, dtype):
         arguments = [jnp.asarray(a, dtype) for a in (x, mean, scale, bias)]
@@ -65,7 +65,7 @@ def test_nan_is_passed_on():
     zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
     y, vjp = jax.vjp(lambda x: normalization.normalize(x, zero, one, zero, 0.0, 6.0), x)
     assert np.isnan(y[2, 1])
-    assert np.isnan(normalization.moments(x, zero)[:, 1]).all()
+    assert all(np.isnan(moment[1]) for moment in normalization.moments(x, zero))
     assert np.isnan(vjp(jnp.full_like(y, np.nan))[0]).any() or np.isnan(y).any()
 
 

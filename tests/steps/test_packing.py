@@ -103,9 +103,31 @@ def test_on_a_gpu_the_loop_over_the_steps_carries_one_vector(config, elsewhere):
     assert vectors[0].size == sum(leaf.size for leaf in leaves if leaf.ndim == 1) > 100
 
 
-def test_packed_steps_are_the_same_to_rounding(config, monkeypatch):
+def test_on_a_gpu_kernels_are_cast_where_they_are_updated(config, elsewhere):
+    config.model.name, config.model.hidden_sizes = "mlp", (9,)
+    config.model.dtype = "bfloat16"
+    run, state = created(config)
+    traced = jax.make_jaxpr(steps.train_steps(run.task))(*arguments(run, state, 1))
+    _, loop = [e for e in equations(traced.jaxpr) if e.primitive.name == "while"]
+    kernels = {leaf.shape for leaf in jax.tree.leaves(state_shapes(run).params) if leaf.ndim > 1}
+    cast = [
+        equation.outvars[0].aval.shape
+        for equation in equations(loop.params["body_jaxpr"].jaxpr)
+        if equation.primitive.name == "convert_element_type"
+        and equation.outvars[0].aval.dtype == jnp.bfloat16
+        and equation.outvars[0].aval.shape in kernels
+    ]
+    assert sorted(cast) == sorted(
+        kernels
+    )  # once each; a network that casts them casts gradients, too
+    carried = [v.aval for v in loop.outvars if v.aval.dtype == jnp.bfloat16]
+    assert {aval.shape for aval in carried} == kernels
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_steps_are_the_same_to_rounding(config, dtype, monkeypatch):
     config.model.name, config.model.hidden_sizes, config.model.dropout = "mlp", (9,), 0.2
-    config.ema_decay = 0.9
+    config.model.dtype, config.ema_decay = dtype, 0.9
     run, state = created(config)
     ends = []
     for on_cpu in (True, False):  # the code of this network is the same everywhere

@@ -122,7 +122,7 @@ def test_the_moving_average_ramps_up_to_its_decay(config):
 
 @pytest.fixture(scope="module")
 def everything_random():
-    """(task, first state, images and labels, compiled steps); five batches per epoch and three images more."""
+    """(task, first state, images and labels, compiled steps); three images more than five batches."""
     config = default.get_config()
     config.seed = 7
     config.batch_size = 8
