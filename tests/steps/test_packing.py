@@ -9,7 +9,7 @@ from cifar_jax import steps
 from cifar_jax.data.datasets import Dataset, Split
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.runtime import parallel
-from cifar_jax.steps.packing import packing
+from cifar_jax.steps.packing import MOST_VECTORS, packing
 from cifar_jax.training.run import create_run, first_state, state_shapes
 
 
@@ -36,7 +36,7 @@ def assert_same(found, expected):
 def test_unpacking_gives_back_what_was_packed():
     pack, unpack = packing(state())
     vectors, others = pack(state())
-    assert vectors.shape == (5 + 3,)
+    assert [array.shape for array in vectors] == [(5 + 3,)]
     assert len(others) == 5
     assert_same(jax.device_get(unpack((vectors, others))), jax.device_get(state()))
 
@@ -45,6 +45,14 @@ def test_a_state_of_the_same_kind_with_other_values():
     pack, unpack = packing(jax.eval_shape(state))
     other = jax.tree.map(lambda leaf: leaf * 3, state())
     assert_same(jax.device_get(unpack(pack(other))), jax.device_get(other))
+
+
+def test_many_vectors_are_several_arrays():
+    many = [jnp.full(1 + i % 3, i, jnp.float32) for i in range(2 * MOST_VECTORS + 1)]
+    pack, unpack = packing(many)
+    vectors, others = pack(many)
+    assert (len(vectors), others) == (3, [])
+    assert_same(jax.device_get(unpack((vectors, others))), jax.device_get(many))
 
 
 def test_a_state_without_vectors():
