@@ -72,7 +72,7 @@ class BatchNorm(nn.Module):
         shift = lax.stop_gradient(shift)
         moments = normalization.moments(x, shift)
         if self.axis_name is not None and lax.axis_size(self.axis_name) > 1:
-            moments = lax.pmean(moments, self.axis_name)
+            moments = lax.pmean(jnp.stack(moments), self.axis_name)
             count *= lax.axis_size(self.axis_name)
         if count < 2:
             raise UserError(
