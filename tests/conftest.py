@@ -102,6 +102,11 @@ def train_small(folder: Path) -> TrainedRun:
     return run
 
 
+def pytest_collection_modifyitems(items):
+    """Puts the files of long tests first: at the end, the other process would wait for them."""
+    items.sort(key=lambda item: item.path.name not in ("test_notebook.py", "test_package.py"))
+
+
 def pytest_configure(config):
     """In several processes, keeps the order of files: those with few tests, here the slow ones, not last."""
     if hasattr(config.option, "loadscopereorder"):  # pytest-xdist is there
