@@ -119,8 +119,8 @@ def take_steps(task: Task, state: TrainState, data, count) -> TrainState:
         step = functools.partial(train_step, task, data=data, order=order)
         if cpu_kernels.on_cpu():
             return lax.fori_loop(0, here, lambda _, state: step(state), state)
-        # For a GPU: one array of all vectors, and kernels that are cast where they are updated, which costs
-        # no kernel of its own.
+        # For a GPU: the vectors in few arrays, and kernels that are cast where they are updated, which costs
+        # no launch of its own.
         pack, unpack = packing(state)
 
         def carried_after(state):
