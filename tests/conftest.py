@@ -41,8 +41,8 @@ class TrainedRun:
     recipe: Path
     workdir: Path
 
-    def call(self, *args, cwd=runs.ROOT) -> cli.Answer:
-        return cli.call(self.folder, *(str(arg) for arg in args), cwd=cwd)
+    def call(self, *args, cwd=runs.ROOT, draws=False) -> cli.Answer:
+        return cli.call(self.folder, *(str(arg) for arg in args), cwd=cwd, draws=draws)
 
 
 @pytest.fixture
@@ -97,8 +97,9 @@ def train_small(folder: Path) -> TrainedRun:
     recipe = folder / "tiny.py"
     recipe.write_text(RECIPE)
     run = TrainedRun(folder, recipe, folder / "run")
-    answer = cli.call(folder, f"--config={recipe}", f"--workdir={run.workdir}", draws=True)
+    answer = run.call(f"--config={recipe}", f"--workdir={run.workdir}", draws=True)
     assert answer.status == 0, answer
+    assert "warning" not in answer.out + answer.err
     return run
 
 

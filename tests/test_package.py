@@ -18,7 +18,6 @@ from tests.helpers import runs
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 QUICKSTART = ["--config=configs/quickstart.py", "--config.num_epochs=1", "--compiled=off"]
-QUICKSTART += ["--config.dataset.train_examples=128"]
 
 
 def files(folder: str) -> set[str]:

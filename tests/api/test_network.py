@@ -43,12 +43,19 @@ def test_paths_images_and_arrays_give_the_same_answer(network, picture, tmp_path
 
 def test_the_command_line_answers_the_same(network, picture, tmp_path):
     picture.save(tmp_path / "picture.png")
-    flags = ("--mode=predict", f"--image={tmp_path}/picture.png", "--fit=crop", "--json")
-    (found,) = json.loads(cli.call(tmp_path, *flags).out)["predictions"]
-    theirs = [(each["name"], each["probability"]) for each in found["classes"]]
-    ours = network.predict(picture, fit="crop")
-    assert [name for name, _ in theirs] == [name for name, _ in ours]
-    np.testing.assert_allclose([p for _, p in theirs], [p for _, p in ours], rtol=1e-5)
+    for fit in ("crop", "crop+squash"):
+        answer = cli.call(
+            tmp_path,
+            "--mode=predict",
+            f"--image={tmp_path}/picture.png",
+            f"--fit={fit}",
+            "--json",
+        )
+        (found,) = json.loads(answer.out)["predictions"]
+        theirs = [(each["name"], each["probability"]) for each in found["classes"]]
+        ours = network.predict(picture, fit=fit)
+        assert [name for name, _ in theirs] == [name for name, _ in ours]
+        np.testing.assert_allclose([p for _, p in theirs], [p for _, p in ours], rtol=1e-5)
 
 
 def test_several_views_are_averaged_as_log_probabilities(network, picture):

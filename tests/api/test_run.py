@@ -10,19 +10,13 @@ import pytest
 import cifar_jax
 from tests.helpers import runs
 
-FIELDS = {
-    "num_epochs": 2,
-    "dataset.train_examples": 256,
-    "dataset.image_size": 8,
-    "model.name": "mlp",
-    "model.hidden_sizes": "(16,)",
-}
+FIELDS = {"num_epochs": 2, "dataset.train_examples": 256}
 
 
 @pytest.fixture
 def config():
     config = cifar_jax.recipe("configs/quickstart.py")
-    config.update_from_flattened_dict(FIELDS | {"model.hidden_sizes": (16,)})
+    config.update_from_flattened_dict(FIELDS)
     return config
 
 

@@ -335,7 +335,7 @@ def test_damaged_or_missing_weights_of_a_run(trained, copy):
 
 def test_eval_prints_json_alone_and_adds_to_the_report(trained, copy):
     trained_report = json.loads((copy / "report.json").read_text())
-    answer = trained.call("--mode=eval", f"--workdir={copy}", "--json")
+    answer = trained.call("--mode=eval", f"--workdir={copy}", "--json", draws=True)
     assert answer.status == 0, answer
     result = answer.json()
     assert result["images"] == 360

@@ -117,7 +117,7 @@ class FaultTest:
         """Starts the run to compare with. It shares no compiled programs and saves once per epoch."""
         fields = FIELDS | {"dataset.cache_dir": self.folder / "unhurt_images"}
         args = runs.arguments(self.folder / "unhurt", fields)
-        self.unhurt = runs.Started(args, self.folder / "unhurt.log")
+        self.unhurt = runs.StartedPlainly(args, self.folder / "unhurt.log")
 
     def round(self, most_faults: int = MOST_FAULTS, kills_left: int = 10**9) -> None:
         """Hurts a new run, restarts it until it finishes, and compares it with the unhurt run."""

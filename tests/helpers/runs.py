@@ -98,7 +98,7 @@ class Started:
 class StartedPlainly:
     """A run in a new Python, not a fork, with settings in its environment. It compiles everything itself."""
 
-    def __init__(self, args: list[str], log: Path, settings: dict[str, str]):
+    def __init__(self, args: list[str], log: Path, **settings: str):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags(1), **settings}
         self._log = log
         with open(log, "w") as file:

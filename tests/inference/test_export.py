@@ -181,7 +181,7 @@ def test_jax_runs_its_form_and_no_kernel_of_ours_is_in_it():
     check(in_jax(data), found)
 
 
-@pytest.mark.parametrize("name", ["gelu", "cnn pooled"])  # a ResNet: see above
+@pytest.mark.parametrize("name", ["gelu", "cnn pooled", "resnet8_v2 enlarged"])
 def test_iree_runs_the_stablehlo(name):
     found = random_weights(*NETWORKS[name])
     check(in_iree(export.to_stablehlo(found)), found)

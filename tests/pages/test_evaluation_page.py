@@ -328,7 +328,7 @@ def test_too_many_images_leave_the_most_confident_of_each_cell(monkeypatch):
 
 def test_eval_writes_the_page_and_prints_its_path(trained, tmp_path):
     answer = trained.call(
-        "--mode=eval", f"--weights={trained.workdir / 'best.safetensors'}", cwd=tmp_path
+        "--mode=eval", f"--weights={trained.workdir / 'best.safetensors'}", cwd=tmp_path, draws=True
     )
     assert answer.status == 0, answer
     assert answer.out.splitlines()[-1] == "written: eval/index.html eval/confusion_best.png"

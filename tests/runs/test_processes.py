@@ -83,15 +83,16 @@ def stopped(folder, fields, run_two):
 
 
 @pytest.fixture(scope="module")
-def killed(folder, fields, run_two, stopped):
-    """How the two ended when they were restarted, and the second was killed in the second epoch."""
-    return run_two(runs.arguments(folder / "two", fields | OFTEN), point="before_save:2:SIGKILL")
+def finished(folder, fields, run_two, stopped):
+    """How the two ended when they were restarted, and their workdir."""
+    return run_two(runs.arguments(folder / "two", fields | OFTEN)), folder / "two"
 
 
 @pytest.fixture(scope="module")
-def finished(folder, fields, run_two, killed):
-    """How the two ended when they were restarted again, and their workdir."""
-    return run_two(runs.arguments(folder / "two", fields | OFTEN)), folder / "two"
+def killed(folder, fields, run_two):
+    """How two processes ended when the second was killed, how after a restart, and their workdir."""
+    args = runs.arguments(folder / "killed", fields | OFTEN)
+    return run_two(args, point="before_save:3:SIGKILL"), run_two(args), folder / "killed"
 
 
 def said(output: str) -> list[str]:
@@ -118,22 +119,30 @@ def test_a_signal_to_one_process_saves_and_ends_both(stopped):
     assert "SIGTERM: saved at step 3" in ended[0].output
 
 
+def test_two_restarted_processes_end_as_one(finished, alone):
+    ended, workdir = finished
+    assert [end.status for end in ended] == [0, 0], ended
+    assert "after epoch 0, step 3 of 4" in ended[0].output
+    assert json.loads((workdir / "report.json").read_text())["device"] == "4 x cpu"
+    assert [entry["epoch"] for entry in runs.read_metrics(workdir)] == [1, 2]
+    assert_same_run(workdir, alone)
+
+
 def test_a_killed_process_ends_the_other_with_a_line(killed):
-    first, second = killed
-    assert "after epoch 0, step 3 of 4" in first.output
+    (first, second), _, _ = killed
     assert second.status == -9
     assert first.status == 1
     line = said(first.output)[-1]
     assert line.startswith("error: another process of this run died")
 
 
-def test_two_restarted_processes_end_as_one(finished, alone):
-    ended, workdir = finished
+def test_after_a_kill_both_resume_exactly(killed, finished):
+    _, ended, workdir = killed
     assert [end.status for end in ended] == [0, 0], ended
-    assert "after epoch 1, step 0 of 4" in ended[0].output
-    assert json.loads((workdir / "report.json").read_text())["device"] == "4 x cpu"
-    assert [entry["epoch"] for entry in runs.read_metrics(workdir)] == [1, 2]
-    assert_same_run(workdir, alone)
+    assert "resuming" in ended[0].output
+    last = EPOCHS * STEPS
+    runs.assert_same_bits(runs.read_state(workdir, last), runs.read_state(finished[1], last))
+    assert runs.read_metrics(workdir) == runs.read_metrics(finished[1])
 
 
 def test_only_the_first_process_prints(stopped, finished):

@@ -28,7 +28,7 @@ RECIPES = sorted(
 
 @pytest.fixture(scope="module")
 def made_small() -> set[str]:
-    """`what_is_compiled` of the recipes that a step was made with."""
+    """The small recipes that a step was made with."""
     return set()
 
 
@@ -65,26 +65,6 @@ def small(config):
     if config.model.hidden_sizes is not None:
         config.model.hidden_sizes = tuple(8 for _ in config.model.hidden_sizes)
     return config
-
-
-def what_is_compiled(config) -> str:
-    """What differs between the steps of small recipes, other than in constants, schedules and classes."""
-    groups = (
-        "model.",
-        "augment.",
-        "optimizer.",
-        "transfer.",
-        "dataset.image_size",
-        "ema",
-        "label_s",
-    )
-    return str(
-        {
-            name: bool(value) if isinstance(value, float) else value
-            for name, value in config_lib.flatten(config).items()
-            if name.startswith(groups)
-        }
-    )
 
 
 def random_dataset(config):
@@ -144,11 +124,10 @@ def test_is_valid(path):
 @pytest.mark.usefixtures("shallow")
 def test_a_small_step_of_the_recipe_changes_every_parameter(path, made_small):
     config = small(load(path))
+    if (recipe := config_lib.to_json(config)) in made_small:
+        return  # the ResNets of other depths
+    made_small.add(recipe)
     run = create_run(config, "", random_dataset(config))
-    assert np.isfinite([run.schedule(step) for step in (0, run.steps_per_epoch)]).all()
-    if (program := what_is_compiled(config)) in made_small:
-        return
-    made_small.add(program)
     state = random_state(run)
     data = jax.tree.map(jnp.asarray, (run.dataset.train.images, run.dataset.train.labels))
 

@@ -59,7 +59,7 @@ def both(folder, fields):
     unhurt, hurt = folder / "unhurt", folder / "hurt"
     longer = fields | {"num_epochs": EPOCHS + 1}
     args = runs.arguments(unhurt, longer)
-    untouched = runs.StartedPlainly(args, folder / "unhurt.log", SETTINGS)
+    untouched = runs.StartedPlainly(args, folder / "unhurt.log", **SETTINGS)
     seen = end_often(hurt, fields, folder)
     ended = untouched.wait()
     assert ended.status == 0, ended.output

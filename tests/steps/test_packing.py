@@ -125,9 +125,7 @@ def test_on_a_gpu_kernels_are_cast_where_they_are_updated(config, elsewhere):
         and equation.outvars[0].aval.dtype == jnp.bfloat16
         and equation.outvars[0].aval.shape in kernels
     ]
-    assert sorted(cast) == sorted(
-        kernels
-    )  # once each; a network that casts them casts gradients, too
+    assert sorted(cast) == sorted(kernels)  # each once
     carried = [v.aval for v in loop.outvars if v.aval.dtype == jnp.bfloat16]
     assert {aval.shape for aval in carried} == kernels
 
