@@ -41,9 +41,8 @@ def start(folder, fields):
         args = runs.arguments(workdir, fields)
         name, _, count = place.partition(":")
         process = runs.context().Process(
-            target=plotless,
+            target=hurting.child,
             args=(
-                hurting.child,
                 args,
                 folder / "log",
                 folder / "programs",
@@ -58,11 +57,6 @@ def start(folder, fields):
         return runs.Ended(process.exitcode, (folder / "log").read_text())
 
     return start
-
-
-def plotless(function, *args):
-    runs.draw_nothing()
-    function(*args)
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +201,7 @@ def on_a_disk(folder, fields, start, unhurt):
     starts = [(*start, *paths) for start, paths in zip(starts, files, strict=True)]
     args = runs.arguments(workdir, fields)
     common = (args, folder / "programs", folder / "note")
-    args = (hurting.on_a_disk, disk, copy, starts, common)
-    process = runs.context().Process(target=plotless, args=args)
+    process = runs.context().Process(target=hurting.on_a_disk, args=(disk, copy, starts, common))
     process.start()
     process.join(runs.DEADLINE_SECONDS)
     assert process.exitcode == 0
