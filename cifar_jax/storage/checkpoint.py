@@ -86,7 +86,9 @@ class Checkpoints:
                     read_only=self._read_only,
                     create=False,
                     async_options=ocp.options.AsyncOptions(
-                        post_finalization_callback=self._seal_before_commit
+                        post_finalization_callback=self._seal_before_commit,
+                        # Where a folder cannot be made, threads that wait for it keep Python alive.
+                        create_directories_asynchronously=False,
                     ),
                 ),
                 item_names=("state", "progress"),

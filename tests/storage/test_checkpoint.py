@@ -239,6 +239,25 @@ def test_a_save_that_the_disk_refuses_is_told_in_one_line(tmp_path, monkeypatch)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("folder", ["3.orbax-checkpoint-tmp", "state.orbax-checkpoint-tmp"])
+def test_where_no_folder_can_be_made_nothing_is_waited_for(tmp_path, monkeypatch, folder):
+    mkdir, before = os.mkdir, set(threading.enumerate())
+
+    def full(path, *args, **kwargs):
+        if os.path.basename(path) == folder:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        mkdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(UserError, match=r"^cannot save a checkpoint in .*: No space left"):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(some_state(3), {"history": []}, None)
+            checkpoints.wait()
+    # Python does not exit before these have ended.
+    left = [thread for thread in threading.enumerate() if not thread.daemon and thread not in before]
+    assert [thread.name for thread in left if "_target_setting_result" in thread.name] == []
+
+
 def test_a_checkpoint_holds_what_was_so_when_it_was_saved(tmp_path, monkeypatch):
     changed, dumps = threading.Event(), json.dumps
 
