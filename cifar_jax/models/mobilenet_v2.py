@@ -143,7 +143,7 @@ class MobileNetV2(nn.Module):
         x = layers.Dropout(self.dropout, self.axis_name, name="dropout")(x, train)
         head = layers.Dense(
             self.num_classes,
-            kernel_init=nn.initializers.normal(0.01),
+            kernel_init=layers.normal(0.01),
             dtype=self.dtype,
             name="head",
         )

@@ -8,6 +8,7 @@ from cifar_jax.models.layers.activations import ACTIVATIONS, relu
 from cifar_jax.models.layers.batch_norm import BatchNorm
 from cifar_jax.models.layers.convolution import Conv
 from cifar_jax.models.layers.dense import Dense, torch_dense
+from cifar_jax.models.layers.draws import together as drawn_together
 from cifar_jax.models.layers.dropout import AlphaDropout, Dropout, keep_mask
 from cifar_jax.models.layers.fcn import FCNHead, padded, upsample
 from cifar_jax.models.layers.initializers import (
@@ -15,6 +16,7 @@ from cifar_jax.models.layers.initializers import (
     he_normal,
     he_normal_fan_out,
     lecun_normal,
+    normal,
     torch_uniform,
     uniform_bias,
     uniform_of_deviation,
@@ -35,12 +37,14 @@ __all__ = [
     "Whitening",
     "at_least_float32",
     "dirac",
+    "drawn_together",
     "global_average_pool",
     "he_normal",
     "he_normal_fan_out",
     "keep_mask",
     "lecun_normal",
     "max_pool",
+    "normal",
     "padded",
     "relu",
     "remat",
