@@ -248,13 +248,18 @@ def test_where_no_folder_can_be_made_nothing_is_waited_for(tmp_path, monkeypatch
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         mkdir(path, *args, **kwargs)
 
+    def save():
+        checkpoints.save(some_state(3), {"history": []}, None)
+        checkpoints.wait()
+
     monkeypatch.setattr(os, "mkdir", full)
+    checkpoints = Checkpoints(tmp_path)
     with pytest.raises(UserError, match=r"^cannot save a checkpoint in .*: No space left"):
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(some_state(3), {"history": []}, None)
-            checkpoints.wait()
+        save()
     # Python does not exit before these have ended.
-    left = [thread for thread in threading.enumerate() if not thread.daemon and thread not in before]
+    left = [
+        thread for thread in threading.enumerate() if not thread.daemon and thread not in before
+    ]
     assert [thread.name for thread in left if "_target_setting_result" in thread.name] == []
 
 

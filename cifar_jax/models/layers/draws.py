@@ -106,16 +106,15 @@ def _numbers(keys: list[jax.Array], rows: tuple[int, ...], distribution: Callabl
 
     As in jax.random.uniform, number i of a key is Threefry's of the counter i.
     """
-    data = jnp.stack([jax.random.key_data(key) for key in keys])[
-        np.repeat(np.arange(len(keys)), rows)
+    keys = [
+        jnp.broadcast_to(jax.random.key_data(key), (count, 2))
+        for key, count in zip(keys, rows, strict=True)
     ]
-    first = np.concatenate([np.arange(count, dtype=np.uint32) * ROW for count in rows])
+    words = jnp.concatenate(keys).T[:, :, None]
+    first = jnp.concatenate([jax.lax.iota(jnp.uint32, count) * ROW for count in rows])
     counter = first[:, None] + jnp.arange(ROW, dtype=jnp.uint32)
-    high, low = threefry2x32_p.bind(
-        *(jnp.broadcast_to(word[:, None], counter.shape) for word in data.T),
-        jnp.zeros_like(counter),
-        counter,
-    )
+    words = jnp.broadcast_to(words, (2, *counter.shape))
+    high, low = threefry2x32_p.bind(*words, jnp.zeros_like(counter), counter)
     mantissa = (high ^ low) >> np.uint32(9)
     one_to_two = mantissa | np.float32(1).view(np.uint32)
     return distribution(jax.lax.bitcast_convert_type(one_to_two, jnp.float32) - 1)
