@@ -11,7 +11,7 @@ from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import init_from
 from cifar_jax.reporting import reports
-from cifar_jax.runtime import determinism, parallel, settings
+from cifar_jax.runtime import compile_cache, determinism, parallel, settings
 from cifar_jax.storage import workdir as files_of
 from cifar_jax.system import start_time
 from cifar_jax.training import profiling
@@ -70,7 +70,7 @@ def train(
     config_lib.expand_home(config, default.FIELDS)
     if config.get("deterministic") is True:
         determinism.enable()
-    with settings.fixed():
+    with settings.fixed(), compile_cache.enabled():
         training.train(checked(config, workdir), workdir, on_epoch)
     return history(workdir)
 

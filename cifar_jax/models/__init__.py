@@ -14,6 +14,7 @@ from cifar_jax.models.registry import (
     mistakes,
     model_options,
 )
+from cifar_jax.models.variables import initial_variables
 
 __all__ = [
     "HEAD",
@@ -23,6 +24,7 @@ __all__ = [
     "WHITENING",
     "count_parameters",
     "create_model",
+    "initial_variables",
     "mistakes",
     "model_options",
     "segments",

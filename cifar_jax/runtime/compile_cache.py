@@ -14,11 +14,14 @@ import warnings
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.system import files
 
 OFF = "off"
+# JAX's settings that `enable` changes.
+SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 # A ResNet-20 leaves 2 MB, a ResNet-110 10 MB.
 LIMIT_BYTES = 2**30
 
@@ -57,6 +60,28 @@ def enable(folder: str = "") -> None:
     # A start runs dozens of small programs; loading even a small one is faster than compiling it.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     warnings.showwarning = _heals(place, warnings.showwarning)
+
+
+@contextlib.contextmanager
+def enabled():
+    """Inside the `with`, compiled programs are cached as after `enable()`; then JAX is set as before.
+
+    For a process that is not ours, in which something may have been compiled already.
+    """
+    before = {name: getattr(jax.config, name) for name in SETTINGS}
+    show = warnings.showwarning
+    enable()
+    changed = jax.config.jax_compilation_cache_dir != before["jax_compilation_cache_dir"]
+    if changed:
+        compilation_cache.reset_cache()  # JAX reads the folder once
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        warnings.showwarning = show
+        if changed:
+            compilation_cache.reset_cache()
 
 
 def machine() -> str:

@@ -4,7 +4,6 @@ Batch order, augmentation and dropout are functions of the seed and the step. So
 what comes next, and restoring it resumes the run exactly.
 """
 
-import functools
 from typing import Any
 
 import flax
@@ -12,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cifar_jax import models
 from cifar_jax.errors import UserError
-from cifar_jax.models import layers
 
 
 @flax.struct.dataclass
@@ -76,13 +75,8 @@ def step_keys(seed: int, step) -> dict:
 
 def init_variables(model: nn.Module, seed: int, image_size: int) -> dict:
     """Fresh {"params", "batch_stats"} for images [batch, image_size, image_size, 3]."""
-    images = jnp.zeros((1, image_size, image_size, 3))
-    if getattr(model, "remat", False):
-        # Initial weights are the same without, and the draws inside a block are not hidden.
-        model = model.clone(remat=False)
-    init = jax.jit(functools.partial(layers.drawn_together, model.init))
     try:
-        variables = init(random_keys(seed)["init"], images)
+        variables = models.initial_variables(model, random_keys(seed)["init"], image_size)
     except UserError as error:
         raise UserError(f"config: model with dataset.image_size={image_size}: {error}") from None
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import jax
 import pytest
 
 import cifar_jax
+from cifar_jax.runtime import compile_cache
 from tests.helpers import runs
 
 FIELDS = {"num_epochs": 2, "dataset.train_examples": 256}
@@ -56,6 +58,37 @@ def test_ctrl_c_and_the_same_call_again(config, tmp_path):
     assert [entry["test_loss"] for entry in again] == [entry["test_loss"] for entry in whole]
     weights = [(tmp_path / name / runs.BEST).read_bytes() for name in ("whole", "stopped")]
     assert weights[0] == weights[1]
+
+
+def test_a_second_run_in_a_process_compiles_nothing_again(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = []
+
+    def count(event, **more):
+        found.append(event)
+
+    jax.monitoring.register_event_listener(count)
+    names = [*compile_cache.SETTINGS, "jax_enable_compilation_cache"]
+    before = [getattr(jax.config, name) for name in names], warnings.showwarning
+    counts = []
+    try:
+        for seed in (0, 1):
+            config.seed = seed
+            cifar_jax.train(config, tmp_path / f"run{seed}")
+            counts.append(
+                [found.count(f"/jax/compilation_cache/cache_{what}") for what in ("misses", "hits")]
+            )
+            found.clear()
+    finally:
+        jax.monitoring.unregister_event_listener(count)
+    (misses, _), (missed_again, hits) = counts
+    assert misses > 2
+    assert missed_again == 0
+    assert hits > 2
+    assert before == ([getattr(jax.config, name) for name in names], warnings.showwarning)
+    kept = list((tmp_path / "cache").rglob("*-cache"))
+    jax.jit(lambda x: x * 3 + 1)(1.5)
+    assert kept == list((tmp_path / "cache").rglob("*-cache")) != []
 
 
 def test_mistakes_are_said_before_anything_is_made(config, tmp_path):

@@ -8,7 +8,7 @@ from cifar_jax.models.layers.activations import ACTIVATIONS, relu
 from cifar_jax.models.layers.batch_norm import BatchNorm
 from cifar_jax.models.layers.convolution import Conv
 from cifar_jax.models.layers.dense import Dense, torch_dense
-from cifar_jax.models.layers.draws import together as drawn_together
+from cifar_jax.models.layers.draws import drawn_together
 from cifar_jax.models.layers.dropout import AlphaDropout, Dropout, keep_mask
 from cifar_jax.models.layers.fcn import FCNHead, padded, upsample
 from cifar_jax.models.layers.initializers import (

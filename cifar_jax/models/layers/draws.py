@@ -1,7 +1,7 @@
 """The random numbers of initial weights, for a whole network in one pass.
 
 XLA compiles a loop and a formula for each array that is drawn, which takes a tenth of a second; a network
-has dozens. Inside `together`, initialisers only say what they need, and all of it is drawn by one loop. Each
+has dozens. Inside `drawn_together`, initialisers only say what they need, and one loop draws all of it. Each
 array has a key of its own all the same: its numbers are those of `jax.random.normal` or `jax.random.uniform`.
 """
 
@@ -19,7 +19,7 @@ from jax.extend.random import threefry2x32_p
 # Arrays are drawn in rows of this many numbers, and cut to size.
 ROW = 1024
 
-# The draws that `together` waits for.
+# The draws of the `drawn_together` that runs now.
 _wanted = contextvars.ContextVar("wanted", default=None)
 
 
@@ -41,13 +41,13 @@ class _Draw:
         return -(-math.prod(self.shape) // ROW)
 
 
-def normal(key: jax.Array, shape: tuple, deviation: np.float32, dtype) -> jax.Array:
+def draw_normal(key: jax.Array, shape: tuple, deviation: np.float32, dtype) -> jax.Array:
     """N(0, deviation^2)."""
     factor = np.float32(math.sqrt(2)) * deviation
     return _drawn(key, shape, _inverse_error, lambda x: (x * factor).astype(dtype))
 
 
-def uniform(
+def draw_uniform(
     key: jax.Array, shape: tuple, bound: float, dtype, finish: Callable = lambda x: x
 ) -> jax.Array:
     """`finish(x)`, where x is U(-bound, bound)."""
@@ -59,8 +59,8 @@ def uniform(
     return _drawn(key, shape, _unchanged, between)
 
 
-def together(init: Callable, *args):
-    """`init(*args)`, a tree of arrays, in which all that `normal` and `uniform` gave is drawn in one pass.
+def drawn_together(init: Callable, *args):
+    """`init(*args)`, a tree of arrays, where what `draw_normal` and `draw_uniform` gave is drawn in one pass.
 
     To be compiled: otherwise there is nothing to gain.
     """

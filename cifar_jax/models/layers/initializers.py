@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_jax.models.layers import draws
+from cifar_jax.models.layers.draws import draw_normal, draw_uniform
 
 
 def normal(deviation: float) -> Callable:
@@ -30,7 +30,7 @@ def uniform_bias(fan_in: int) -> Callable:
 
 def torch_uniform(key: jax.Array, shape: tuple, dtype=jnp.float32) -> jax.Array:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for kernels (its biases: `uniform_bias`)."""
-    return draws.uniform(key, shape, 1.0, dtype, lambda x: x * _torch_bound(shape))
+    return draw_uniform(key, shape, 1.0, dtype, lambda x: x * _torch_bound(shape))
 
 
 def dirac(key: jax.Array, shape: tuple, dtype=jnp.float32) -> jax.Array:
@@ -46,7 +46,7 @@ def dirac(key: jax.Array, shape: tuple, dtype=jnp.float32) -> jax.Array:
     def replaced(x):
         return (x * _torch_bound(shape)).at[..., :count].set(identity)
 
-    return draws.uniform(key, shape, 1.0, dtype, replaced)
+    return draw_uniform(key, shape, 1.0, dtype, replaced)
 
 
 def _fan_in(shape: tuple) -> int:
@@ -63,14 +63,14 @@ def _torch_bound(shape: tuple) -> np.float32:
 
 def _normal(deviation: Callable[[tuple], np.float32]) -> Callable:
     def init(key, shape, dtype=jnp.float32):
-        return draws.normal(key, shape, deviation(shape), dtype)
+        return draw_normal(key, shape, deviation(shape), dtype)
 
     return init
 
 
 def _uniform(bound: float) -> Callable:
     def init(key, shape, dtype=jnp.float32):
-        return draws.uniform(key, shape, bound, dtype)
+        return draw_uniform(key, shape, bound, dtype)
 
     return init
 
