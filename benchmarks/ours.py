@@ -39,13 +39,13 @@ def train(job: common.Job) -> dict:
     run = create_run(job)
     split = run.dataset.train
     data = parallel.place((split.images, split.labels))
-    train_steps = steps.train_steps(run.task)
+    train_steps, seed = steps.train_steps(run.task), np.uint32(run.config.seed)
     state = parallel.replicate(training.first_state(run))
 
     def take(count):
         # After the end of an epoch, this keeps using the same order, which does not affect the time.
         nonlocal state
-        state, metrics = train_steps(state, data, np.int32(count))
+        state, metrics = train_steps(state, data, seed, np.int32(count))
         failed = int(parallel.unreplicate(metrics).failed_step)
         if failed >= 0:
             raise FloatingPointError(f"the loss is not finite at step {failed}")
@@ -106,14 +106,14 @@ def reference_training(job: common.Job) -> dict:
 
     data = parallel.place((split.images, split.labels))
     batches = [jax.device_get(batch_of(data, step)) for step in range(job.check_steps)]
-    train_steps = steps.train_steps(task)
+    train_steps, seed = steps.train_steps(task), np.uint32(task.config.seed)
     zero = jax.device_get(EpochMetrics.zero(task.kind.correct_dtype))
     first = training.first_state(run)
     state, losses = parallel.replicate(first), []
     for _ in range(job.check_steps):
         # Start from zero each time: differences of sums would lose digits.
         state = state.replace(metrics=parallel.replicate(zero))
-        state, metrics = train_steps(state, data, np.int32(1))
+        state, metrics = train_steps(state, data, seed, np.int32(1))
         losses.append(float(parallel.unreplicate(metrics).loss))
     rates = [float(run.schedule(step)) for step in range(job.check_steps)]
     return write_reference(job, first, batches, losses, rates)

@@ -1,6 +1,5 @@
 """The worker of our side of the speedrun: trains a run for each seed that it reads from standard input."""
 
-import dataclasses
 import json
 import sys
 import time
@@ -43,13 +42,8 @@ class Session:
         def first_state(_, seed_and_images):
             return training.fresh_state(run, *seed_and_images)
 
-        def take_steps(state, data_and_seed, count):
-            data, seed = data_and_seed
-            state = steps.take_steps(dataclasses.replace(task, seed=seed), state, data, count)
-            return state, state.metrics
-
         self._first_state = parallel.map_eval(first_state)
-        self._train_steps = parallel.map_train(take_steps)
+        self._train_steps = steps.train_steps(task)
         views = config.test_time_augmentation
         if not augment.VIEWS[views]:
             raise ValueError("test_time_augmentation is none")
@@ -68,7 +62,7 @@ class Session:
 
         state = ended(self._first_state(parallel.replicate(np.float32(0)), (seed, self._images)))
         count = self._count if count is None else count
-        state, metrics = ended(self._train_steps(state, (self._train_data, seed), count))
+        state, metrics = ended(self._train_steps(state, self._train_data, seed, count))
         variables = inference_variables(state)
         augmented = ended(self._evaluate(self._augmented, variables))
         first, train, evaluation = np.diff(ends)

@@ -157,8 +157,8 @@ def _local_sharding(*axes: str) -> NamedSharding:
 
 
 def map_train(function):
-    """Maps `function(state, data, count) -> (state, metrics)`. The state is donated."""
-    return jax.pmap(function, axis_name=AXIS, in_axes=(0, None, None), donate_argnums=0)
+    """Maps `function(state, data, seed, count) -> (state, metrics)`. The state is donated."""
+    return jax.pmap(function, axis_name=AXIS, in_axes=(0, None, None, None), donate_argnums=0)
 
 
 def map_eval(function):

@@ -23,8 +23,8 @@ class Task:
       mean, std: per channel, for pixels scaled to [0, 1].
       image_size: height and width of the network's input; smaller images are enlarged to it. None: the
         size of the images.
-      seed: uint32 [], the source of all randomness, for one compiled program that serves many seeds.
-        None: the seed of the config.
+      seed: uint32 [], the source of all randomness, where it is an argument of a compiled program. None: the
+        seed of the config.
       kind: classification or segmentation, as the model's outputs.
     """
 

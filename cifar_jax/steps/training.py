@@ -4,6 +4,7 @@ Many steps run per dispatch, in a loop whose length is an argument. One compiled
 number of steps, so an interruption changes no bit of the result.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -137,13 +138,14 @@ def take_steps(task: Task, state: TrainState, data, count) -> TrainState:
 
 
 def train_steps(task: Task):
-    """`take_steps` mapped over the devices: (state, data, count) -> (state, metrics).
+    """`take_steps` mapped over the devices: (state, data, seed, count) -> (state, metrics).
 
-    The metrics are those of the last step's epoch. A count of 0 returns the state unchanged.
+    The metrics are those of the last step's epoch. A count of 0 returns the state unchanged. The seed is an
+    argument (uint32 []), so one compiled program serves all seeds.
     """
 
-    def run(state, data, count):
-        state = take_steps(task, state, data, count)
+    def run(state, data, seed, count):
+        state = take_steps(dataclasses.replace(task, seed=seed), state, data, count)
         return state, state.metrics
 
     return parallel.map_train(run)

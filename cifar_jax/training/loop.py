@@ -103,6 +103,7 @@ class Loop:
         # Name of a split -> the function that evaluates it, later a compiled program.
         self.evaluations = dict.fromkeys(self.splits, self.eval_sums)
         self.data = parallel.place((run.dataset.train.images, run.dataset.train.labels))
+        self.seed = np.uint32(self.config.seed)
         mend_best_weights(run, checkpoints, self.history)
         self.state = parallel.replicate(state)
         self.last_save = self.last_plot = time.perf_counter()
@@ -140,7 +141,7 @@ class Loop:
         start = time.perf_counter()
         variables = inference_variables(self.state)
         training, evaluation = "training", "evaluation of {:,} images"
-        wanted = {training: (self.train_steps, (self.state, self.data, np.int32(0)))}
+        wanted = {training: (self.train_steps, (self.state, self.data, self.seed, np.int32(0)))}
         for images, labels in self.splits.values():
             name = evaluation.format(len(labels))
             wanted[name] = (self.eval_sums, (variables, (images, labels)))
@@ -152,7 +153,7 @@ class Loop:
             for name, (_, labels) in self.splits.items()
         }
         # No step: this loads the program onto the devices, or compiles it, with several processes.
-        self.state, metrics = self.train_steps(self.state, self.data, np.int32(0))
+        self.state, metrics = self.train_steps(self.state, self.data, self.seed, np.int32(0))
         jax.block_until_ready(metrics)
         seconds = time.perf_counter() - start
         parallel.say(f"training and evaluation compiled in {reports.duration(seconds)}")
@@ -171,7 +172,9 @@ class Loop:
             (count,) = parallel.agree(min(self.pace.next_count(), left))
             start = time.perf_counter()
             with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
-                self.state, metrics = self.train_steps(self.state, self.data, np.int32(count))
+                self.state, metrics = self.train_steps(
+                    self.state, self.data, self.seed, np.int32(count)
+                )
             self.step += count
             if pending:
                 self.watch(*pending, bar)

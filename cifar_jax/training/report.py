@@ -1,5 +1,6 @@
 """What a run writes for people: metrics, plots, the best weights and the final report."""
 
+import dataclasses
 import functools
 import os
 import statistics
@@ -80,15 +81,18 @@ def draw_first_batch(run: Run) -> None:
     if not parallel.is_main() or os.path.exists(path):
         return
     split, config = run.dataset.train, run.config
+    seed = np.uint32(config.seed)
     places = np.arange(min(64, config.batch_size), dtype=np.int32)
 
     # Runs once, and no bit of it matters: a lower optimisation level compiles twice as fast.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def first(data):
-        order = steps.epoch_order(config.seed, 0, len(data[0]))
-        return steps.training_batch(run.task, data, order, 0, places)
+    def first(data, seed):
+        order = steps.epoch_order(seed, 0, len(data[0]))
+        return steps.training_batch(
+            dataclasses.replace(run.task, seed=seed), data, order, 0, places
+        )
 
-    images, labels, _ = jax.device_get(first((split.images, split.labels)))
+    images, labels, _ = jax.device_get(first((split.images, split.labels), seed))
     dataset = run.dataset
     names, scale = dataset.class_names, (dataset.mean, dataset.std)
     if dataset.colours:

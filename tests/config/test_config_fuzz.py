@@ -186,7 +186,7 @@ def test_a_config_that_is_accepted_trains_a_step(fields):
         run = run_lib.create_run(config, "", data())
         state = parallel.replicate(run_lib.first_state(run))
         images = parallel.place((run.dataset.train.images, run.dataset.train.labels))
-        state, metrics = steps.train_steps(run.task)(state, images, np.int32(1))
+        state, metrics = steps.train_steps(run.task)(state, images, np.uint32(0), np.int32(1))
         host = parallel.unreplicate(state)
         result = evaluate.evaluate(
             steps.eval_sums(run.task), inference_variables(state), images, run.dataset.class_names

@@ -125,6 +125,8 @@ def _matrix(fields, folder, log):
         config.update({group[0]: {field: value}} if group else {field: value})
     dataset = datasets.load(config.dataset, config.seed)
 
+    seed = np.uint32(config.seed)
+
     def use(count):
         jax.device_count = jax.local_device_count = lambda: count
         jax.devices = jax.local_devices = lambda: devices[:count]
@@ -138,7 +140,7 @@ def _matrix(fields, folder, log):
     def train(count, state):
         use(count)
         data = parallel.place((dataset.train.images, dataset.train.labels))
-        state, _ = mapped[count](parallel.replicate(state), data, np.int32(STEPS))
+        state, _ = mapped[count](parallel.replicate(state), data, seed, np.int32(STEPS))
         return parallel.unreplicate(state)
 
     first = jax.device_get(run.first_state(tasks[1]))
@@ -237,15 +239,15 @@ def test_a_batch_that_eight_devices_do_not_divide_is_refused_in_one_line(fields,
 
 def test_unreplicate_copies():
     """A step may write its result over its state, because the state is donated."""
-    step = parallel.map_train(lambda state, data, count: (state * 2 + count, jnp.sum(state)))
+    step = parallel.map_train(lambda state, data, seed, count: (state * 2 + count, jnp.sum(state)))
     first = np.arange(1000, dtype=np.float32)
-    state, _ = step(parallel.replicate(first), (), 0)
+    state, _ = step(parallel.replicate(first), (), 0, 0)
     np.testing.assert_array_equal(first, np.arange(1000))
     before = parallel.unreplicate(state)
     assert before.flags.owndata
     kept = before.copy()
     for _ in range(3):
-        state, _ = step(state, (), 1)
+        state, _ = step(state, (), 0, 1)
     jax.block_until_ready(state)
     np.testing.assert_array_equal(before, kept)
     np.testing.assert_array_equal(kept, 2 * np.arange(1000))
@@ -254,14 +256,14 @@ def test_unreplicate_copies():
 def test_a_step_is_compiled_once():
     compiled = []
 
-    def function(state, data, count):
+    def function(state, data, seed, count):
         compiled.append(count)
-        return state + data[0] + count, jnp.sum(state)
+        return state + data[0] + seed + count, jnp.sum(state)
 
     step = parallel.map_train(function)
     data = parallel.place((np.ones(5, np.float32),))
     state = parallel.replicate(np.zeros(5, np.float32))
-    for count in (3, 1, 2):
-        state, _ = step(state, data, np.int32(count))
-    np.testing.assert_array_equal(parallel.unreplicate(state), np.full(5, 9))
+    for seed, count in ((7, 3), (8, 1), (9, 2)):
+        state, _ = step(state, data, np.uint32(seed), np.int32(count))
+    np.testing.assert_array_equal(parallel.unreplicate(state), np.full(5, 33))
     assert len(compiled) == 1

@@ -89,7 +89,7 @@ def arguments(run, state, count):
     """The arguments of the compiled steps of a run."""
     train = run.dataset.train
     data = parallel.place((train.images, train.labels))
-    return parallel.replicate(state), data, np.int32(count)
+    return parallel.replicate(state), data, np.uint32(0), np.int32(count)
 
 
 @pytest.fixture

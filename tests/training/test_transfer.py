@@ -165,7 +165,8 @@ def test_a_run_that_is_resumed_while_frozen_or_after_ends_with_the_same_bits(
     train_steps, placed = steps.train_steps(task), parallel.place(data)
 
     def train(state, count):
-        after, _ = train_steps(parallel.replicate(jax.device_get(state)), placed, np.int32(count))
+        state = parallel.replicate(jax.device_get(state))
+        after, _ = train_steps(state, placed, np.uint32(0), np.int32(count))
         return parallel.unreplicate(after)
 
     half = train(start, saved_at)
