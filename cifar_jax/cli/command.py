@@ -88,8 +88,10 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         parallel.end_with_the_others()
         return 1
-    except (MemoryError, parallel.RuntimeFailed) as error:
+    except (MemoryError, ValueError, parallel.RuntimeFailed) as error:
         parallel.leave_if_another_is_lost(error)
+        if isinstance(error, ValueError):
+            raise
         if isinstance(error, parallel.RuntimeFailed) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         hint = "try a smaller config.batch_size, config.eval_batch_size or model, or config.model.remat"

@@ -63,7 +63,10 @@ def is_main() -> bool:
 
 def is_another_lost(error: BaseException | None) -> bool:
     """Whether an error means that another process of this run has died."""
-    return isinstance(error, RuntimeFailed) and has_others()
+    failed = isinstance(error, RuntimeFailed)
+    # A collective of the hosts' own, as in a save.
+    failed |= isinstance(error, ValueError) and "Gloo" in str(error)
+    return failed and has_others()
 
 
 def leave_if_another_is_lost(error: Exception) -> None:

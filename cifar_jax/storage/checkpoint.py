@@ -325,6 +325,8 @@ def _refused(what: str):
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
+        if parallel.is_another_lost(error):
+            raise
         # TensorStore's message names the array, the file, the system's words, and its own source.
         said = files.reason(error).rpartition(": ")[2].partition(" [")[0]
         raise UserError(f"{what}: {said}") from error

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cifar_jax.errors import UserError
+from cifar_jax.runtime import parallel
 from cifar_jax.steps.state import EpochMetrics, TrainState
 from cifar_jax.storage.checkpoint import Checkpoints
 from tests.helpers import data_files, runs
@@ -261,6 +262,23 @@ def test_where_no_folder_can_be_made_nothing_is_waited_for(tmp_path, monkeypatch
         thread for thread in threading.enumerate() if not thread.daemon and thread not in before
     ]
     assert [thread.name for thread in left if "_target_setting_result" in thread.name] == []
+
+
+def test_a_process_that_dies_in_a_save_is_not_taken_for_a_disk_that_refuses(tmp_path, monkeypatch):
+    said = "UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:1420"
+
+    def fail(*args, **kwargs):
+        raise ValueError(said)
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints._manager, "save", fail)
+    with pytest.raises(UserError, match="cannot save a checkpoint"):
+        checkpoints.save(some_state(3), {"history": []}, None)
+    monkeypatch.setattr(parallel, "has_others", lambda: True)
+    monkeypatch.setattr(parallel, "agree", lambda *decisions: decisions)
+    with pytest.raises(ValueError, match="Gloo") as error:
+        checkpoints.save(some_state(3), {"history": []}, None)
+    assert parallel.is_another_lost(error.value)
 
 
 def test_a_checkpoint_holds_what_was_so_when_it_was_saved(tmp_path, monkeypatch):
