@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from cifar_jax.data import locate
+from cifar_jax.data import locate, masks
 from cifar_jax.errors import UserError
 
 # Give each purpose its own random numbers under one seed.
@@ -69,7 +69,7 @@ def load(config, seed: int) -> Dataset:
             f"({2**31 - 1:,}): set a smaller config.dataset.image_size."
         )
     validation, train = _choose(images.train_labels, config, seed)
-    return Dataset(
+    dataset = Dataset(
         name=config.name,
         train=_take(images.train_images, images.train_labels, train),
         test=Split(aligned(images.test_images), aligned(images.test_labels)),
@@ -82,6 +82,8 @@ def load(config, seed: int) -> Dataset:
         enlarged_from=size if size < config.image_size else 0,
         colours=images.colours,
     )
+    _check_draw(dataset)
+    return dataset
 
 
 def describe(dataset: Dataset) -> dict:
@@ -138,6 +140,16 @@ def _choose(labels: np.ndarray, config, seed: int) -> tuple[np.ndarray, np.ndarr
     if config.train_examples == 0:
         return validation, rest
     return validation, rest[balanced_choice(labels[rest], config.train_examples, seed, _SUBSET)]
+
+
+def _check_draw(dataset: Dataset) -> None:
+    """Raises UserError if no pixel of the masks that were drawn has a class."""
+    for name, split in (("validation", dataset.validation), ("train", dataset.train)):
+        if split and split.labels.ndim > 1 and (split.labels == masks.VOID).all():
+            raise UserError(
+                f"no pixel of the pictures that were drawn for the {name} split has a class: draw more "
+                f"(config.dataset.{name}_examples), or with another config.seed"
+            )
 
 
 def _take(images: np.ndarray, labels: np.ndarray, places: np.ndarray) -> Split:

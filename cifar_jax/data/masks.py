@@ -158,8 +158,11 @@ class Reader:
           size: width and height of the picture that it belongs to.
 
         Raises:
-          UserError: it has another size, or values that are no class. The message follows the mask's name.
+          UserError: it is a JPEG, has another size, or values that are no class. The message follows the
+            mask's name.
         """
+        if picture.format == "JPEG":
+            raise UserError("is a JPEG, whose compression changes classes: save masks as PNG")
         if picture.size != size:
             raise UserError(
                 f"has {picture.width}x{picture.height} pixels, but its picture has {size[0]}x{size[1]}"

@@ -194,7 +194,9 @@ def refused_bombs():
 
 def _upright(picture: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(picture)
+        upright = ImageOps.exif_transpose(picture)
+        upright.format = picture.format  # Pillow drops it
+        return upright
     # Damaged metadata leave the pixels readable.
     except Exception:
         return picture

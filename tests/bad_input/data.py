@@ -222,6 +222,17 @@ def with_masks(folder: Path) -> dict[str, Data]:
     def all_masks(value):
         return lambda copy: [mask(np.full((16, 16), value), f"{i}.png")(copy) for i in range(12)]
 
+    def jpeg(copy):
+        Image.open(copy / "masks/3.png").save(copy / "masks/3.jpg", quality=95)
+        (copy / "masks/3.png").unlink()
+
+    def tested(copy):
+        """Test masks without any class."""
+        shutil.copytree(copy, copy / "train")
+        shutil.copytree(copy / "train", copy / "test")
+        for path in (copy / "test/masks").iterdir():
+            Image.fromarray(np.full((16, 16), 255, np.uint8)).save(path)
+
     add("right", "")
     add("missing", "there is no folder", path=folder / "nothing")
     add("a file", "is a file, not a folder", path=folder / "right/images/0.png")
@@ -249,6 +260,8 @@ def with_masks(folder: Path) -> dict[str, Data]:
         classes="a #010101, b #ff0000",
     )
     add("a broken mask", "is not a picture", lambda c: (c / "masks/3.png").write_bytes(b"x" * 50))
+    add("a mask as JPEG", "3.jpg is a JPEG, whose compression changes classes", jpeg)
+    add("test masks of void alone", "no pixel of the test split has a class", tested)
     add("masks of one class", "have only one class", all_masks(0))
     add("masks of void alone", "have only one class", all_masks(255))
     no_test = lambda copy: shutil.copytree(copy / "images", copy / "train/images")  # noqa: E731

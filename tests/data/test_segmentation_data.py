@@ -1,5 +1,7 @@
 """Data sets with masks: mosaics, folders and TFDS sets; what is read and what is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -98,6 +100,18 @@ def test_a_broken_mask_is_refused_or_skipped(folder, config, capfd):
     data = datasets.load(config, seed=0)
     assert len(data.train.images) + len(data.test.images) == 9
     assert "skipped: " in capfd.readouterr().err
+
+
+def test_a_validation_split_without_any_class_is_refused(folder, config):
+    (folder / "train").mkdir()
+    for name in ("images", "masks"):
+        (folder / name).rename(folder / "train" / name)
+    shutil.copytree(folder / "train", folder / "test")
+    for i in range(1, 10):
+        Image.fromarray(np.full((16, 20), VOID, np.uint8)).save(folder / f"train/masks/{i}.png")
+    config.validation_examples = 9
+    # The one picture with classes is in the validation split, or the only one that is left to train on.
+    assert "no pixel of the pictures that were drawn for the" in fixtures.error_line(config)
 
 
 @pytest.mark.parametrize(
