@@ -90,9 +90,7 @@ def main(argv: list[str]) -> int:
         return 1
     except (MemoryError, ValueError, parallel.RuntimeFailed) as error:
         parallel.leave_if_another_is_lost(error)
-        if isinstance(error, ValueError):
-            raise
-        if isinstance(error, parallel.RuntimeFailed) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         hint = "try a smaller config.batch_size, config.eval_batch_size or model, or config.model.remat"
         print(f"error: out of memory: {hint}", file=sys.stderr)

@@ -145,10 +145,10 @@ def _choose(labels: np.ndarray, config, seed: int) -> tuple[np.ndarray, np.ndarr
 def _check_draw(dataset: Dataset) -> None:
     """Raises UserError if no pixel of the masks that were drawn has a class."""
     for name, split in (("validation", dataset.validation), ("train", dataset.train)):
-        if split and split.labels.ndim > 1 and (split.labels == masks.VOID).all():
+        if split and split.labels.ndim > 1 and split.labels.min() == masks.VOID:
             raise UserError(
-                f"no pixel of the pictures that were drawn for the {name} split has a class: draw more "
-                f"(config.dataset.{name}_examples), or with another config.seed"
+                f"no pixel of the pictures that were drawn for the {name} split has a class: change "
+                "config.dataset.validation_examples, train_examples or config.seed"
             )
 
 

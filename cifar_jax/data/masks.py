@@ -161,7 +161,7 @@ class Reader:
           UserError: it is a JPEG, has another size, or values that are no class. The message follows the
             mask's name.
         """
-        if picture.format == "JPEG":
+        if picture.format in ("JPEG", "MPO"):
             raise UserError("is a JPEG, whose compression changes classes: save masks as PNG")
         if picture.size != size:
             raise UserError(

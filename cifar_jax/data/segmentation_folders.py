@@ -18,6 +18,8 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
 _MASK, _PICTURE = "_mask", "_sat"
+# Raise it when masks are read in another way: those in the cache are then read again.
+_READING = 2
 
 # (picture, mask), paths of two files.
 Pair = tuple[str, str]
@@ -54,7 +56,7 @@ def segmentation_source(config, image_size: int) -> Source:
             raise UserError(f"the masks in {files.shown(folder)} have only one class, 0")
         return Images(*arrays, class_names=names, colours=colours)
 
-    version = [digest, config.broken_pictures, config.classes, config.void]
+    version = [digest, config.broken_pictures, config.classes, config.void, _READING]
     return Source(folder, version, read)
 
 

@@ -11,6 +11,9 @@ evaluation. The last dense layer is named `HEAD`; no other layer's shape depends
 whitening layer (`layers.Whitening`) and the option that turns it on are named `WHITENING`. With the option
 `fcn_stride`, the network is fully convolutional (`layers.FCNHead`, named `HEAD` too): its logits are float32
 [batch, height, width, num_classes].
+
+Initial weights are drawn together (`layers.drawn_together`), so no module is called twice, and none is inside
+`nn.scan` or `nn.vmap`. (`nn.remat` belongs to the field `remat`, which is off while they are drawn.)
 """
 
 import difflib

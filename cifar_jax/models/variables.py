@@ -16,7 +16,7 @@ def initial_variables(model: nn.Module, key: jax.Array, image_size: int) -> dict
       UserError: the images are too small for the network.
     """
     if getattr(model, "remat", False):
-        # Initial weights are the same without, and draws inside a block are not hidden.
+        # Without it, the initial weights are the same, and no draw is inside a transformation.
         model = model.clone(remat=False)
     init = jax.jit(functools.partial(layers.drawn_together, model.init))
     return init(key, jnp.zeros((1, image_size, image_size, 3)))

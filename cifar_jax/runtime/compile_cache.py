@@ -20,7 +20,7 @@ from cifar_jax.ops import cpu_kernels
 from cifar_jax.system import files
 
 OFF = "off"
-# JAX's settings that `enable` changes.
+# JAX's settings that `enable()` changes.
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 # A ResNet-20 leaves 2 MB, a ResNet-110 10 MB.
 LIMIT_BYTES = 2**30
@@ -66,7 +66,8 @@ def enable(folder: str = "") -> None:
 def enabled():
     """Inside the `with`, compiled programs are cached as after `enable()`; then JAX is set as before.
 
-    For a process that is not ours, in which something may have been compiled already.
+    For a process that is not ours, in which something may have been compiled already. Not for several threads
+    at once.
     """
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     show = warnings.showwarning

@@ -23,6 +23,16 @@ def config():
 
 
 @pytest.fixture(autouse=True)
+def empty_cache(monkeypatch, tmp_path):
+    """No programs from before, and none of these tests' own for later."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     monkeypatch.setattr("cifar_jax.training.report.draw_first_batch", lambda *args: None)
     for name in ("history", "confusion"):
@@ -60,8 +70,7 @@ def test_ctrl_c_and_the_same_call_again(config, tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_a_second_run_in_a_process_compiles_nothing_again(config, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_second_run_in_a_process_compiles_nothing_again(config, tmp_path):
     found = []
 
     def count(event, **more):

@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_jax.cli import command
 from cifar_jax.inference import weights
+from cifar_jax.runtime import parallel
 from tests.helpers import runs
 
 # Recipe files, each with a mistake, and what the message must say.
@@ -357,3 +361,35 @@ def test_weights_of_other_classes_are_not_evaluated(trained, tmp_path):
     said = trained.call("--mode=eval", f"--weights={path}").refusal()
     assert "a, b, c" in said
     assert "0, 1, 2" in said
+
+
+@pytest.mark.parametrize("error", [ValueError, parallel.RuntimeFailed])
+def test_a_process_of_several_that_loses_another_says_so_and_leaves(error, monkeypatch, capsys):
+    def mode(args):
+        raise error("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+
+    def leave(status):
+        raise SystemExit(status)
+
+    args = types.SimpleNamespace(
+        mode="train",
+        compiled="",
+        distributed=False,
+        coordinator_address=None,
+        num_processes=None,
+        process_id=None,
+    )
+    monkeypatch.setattr(command.flags, "FLAGS", args)
+    monkeypatch.setattr(command, "MODES", {"train": mode})
+    monkeypatch.setattr(command.compile_cache, "enable", lambda folder: None)
+    monkeypatch.setattr(parallel, "has_others", lambda: True)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as left:
+        command.main([])
+    assert left.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: another process of this run died (UNKNOWN: Gloo AllGather")
+    # Alone, such an error is none of ours.
+    monkeypatch.setattr(parallel, "has_others", lambda: False)
+    with pytest.raises(error):
+        command.main([])

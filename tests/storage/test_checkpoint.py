@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -240,28 +241,33 @@ def test_a_save_that_the_disk_refuses_is_told_in_one_line(tmp_path, monkeypatch)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("folder", ["3.orbax-checkpoint-tmp", "state.orbax-checkpoint-tmp"])
-def test_where_no_folder_can_be_made_nothing_is_waited_for(tmp_path, monkeypatch, folder):
-    mkdir, before = os.mkdir, set(threading.enumerate())
+def _save_where_a_folder_cannot_be_made(workdir, folder, said):
+    mkdir = os.mkdir
 
     def full(path, *args, **kwargs):
         if os.path.basename(path) == folder:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         mkdir(path, *args, **kwargs)
 
-    def save():
-        checkpoints.save(some_state(3), {"history": []}, None)
-        checkpoints.wait()
+    os.mkdir = full
+    try:
+        with Checkpoints(workdir) as checkpoints:
+            checkpoints.save(some_state(3), {"history": []}, None)
+    except UserError as error:
+        said.put(str(error))
 
-    monkeypatch.setattr(os, "mkdir", full)
-    checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(UserError, match=r"^cannot save a checkpoint in .*: No space left"):
-        save()
-    # Python does not exit before these have ended.
-    left = [
-        thread for thread in threading.enumerate() if not thread.daemon and thread not in before
-    ]
-    assert [thread.name for thread in left if "_target_setting_result" in thread.name] == []
+
+@pytest.mark.parametrize("folder", ["3.orbax-checkpoint-tmp", "state.orbax-checkpoint-tmp"])
+def test_where_a_folder_cannot_be_made_the_process_ends(tmp_path, folder):
+    said = runs.context().SimpleQueue()
+    process = runs.context().Process(
+        target=_save_where_a_folder_cannot_be_made, args=(tmp_path, folder, said)
+    )
+    process.start()
+    # Python would wait for each thread that waits for the folder.
+    process.join(60)
+    assert process.exitcode == 0
+    assert re.match(r"cannot save a checkpoint in .*: No space left", said.get())
 
 
 def test_a_process_that_dies_in_a_save_is_not_taken_for_a_disk_that_refuses(tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 XLA compiles a loop and a formula for each array that is drawn, which takes a tenth of a second; a network
 has dozens. Inside `drawn_together`, initialisers only say what they need, and one loop draws all of it. Each
-array has a key of its own all the same: its numbers are those of `jax.random.normal` or `jax.random.uniform`.
+array has a key of its own all the same: its numbers are those of `jax.random.normal` or `jax.random.uniform`
+in a compiled program.
 """
 
 import contextvars
@@ -27,14 +28,14 @@ _wanted = contextvars.ContextVar("wanted", default=None)
 class _Draw:
     """An array to be drawn: `finish(x)`, where `distribution` makes x from U(0, 1).
 
-    `zeros` stand for it in a network's variables until it is drawn.
+    `placeholder` stands for it in a network's variables until it is drawn.
     """
 
     key: jax.Array
     shape: tuple
     distribution: Callable
     finish: Callable
-    zeros: jax.Array | None = None
+    placeholder: jax.Array | None = None
 
     @property
     def rows(self) -> int:
@@ -62,7 +63,8 @@ def draw_uniform(
 def drawn_together(init: Callable, *args):
     """`init(*args)`, a tree of arrays, where what `draw_normal` and `draw_uniform` gave is drawn in one pass.
 
-    To be compiled: otherwise there is nothing to gain.
+    To be compiled: otherwise there is nothing to gain. What `init` computes from an array that is not drawn
+    yet is NaN. It may not draw inside a transformation such as `nn.scan` or `nn.remat`.
     """
     wanted = []
     token = _wanted.set(wanted)
@@ -73,19 +75,20 @@ def drawn_together(init: Callable, *args):
     values = {}
     for distribution in {draw.distribution: None for draw in wanted}:
         same = [draw for draw in wanted if draw.distribution is distribution]
-        values |= {id(draw.zeros): value for draw, value in zip(same, _draw(same), strict=True)}
-    tree = jax.tree.map(lambda leaf: values.pop(id(leaf), leaf), tree)
-    assert not values, "an initial weight was changed before it was drawn"
-    return tree
+        arrays = zip(same, _draw(same), strict=True)
+        values |= {id(draw.placeholder): value for draw, value in arrays}
+    found = {id(leaf) for leaf in jax.tree.leaves(tree)}
+    assert values.keys() <= found, "an initial weight was changed before it was drawn"
+    return jax.tree.map(lambda leaf: values.get(id(leaf), leaf), tree)
 
 
 def _drawn(key, shape, distribution, finish):
     wanted = _wanted.get()
     if wanted is None:
         return _draw([_Draw(key, shape, distribution, finish)])[0]
-    zeros = jnp.zeros(shape, jnp.float32)
-    wanted.append(_Draw(key, shape, distribution, finish, zeros))
-    return zeros
+    placeholder = jnp.full(shape, jnp.nan, jnp.float32)
+    wanted.append(_Draw(key, shape, distribution, finish, placeholder))
+    return placeholder
 
 
 def _draw(draws: list[_Draw]) -> list[jax.Array]:
@@ -113,7 +116,6 @@ def _numbers(keys: list[jax.Array], rows: tuple[int, ...], distribution: Callabl
     words = jnp.concatenate(keys).T[:, :, None]
     first = jnp.concatenate([jax.lax.iota(jnp.uint32, count) * ROW for count in rows])
     counter = first[:, None] + jnp.arange(ROW, dtype=jnp.uint32)
-    words = jnp.broadcast_to(words, (2, *counter.shape))
     high, low = threefry2x32_p.bind(*words, jnp.zeros_like(counter), counter)
     mantissa = (high ^ low) >> np.uint32(9)
     one_to_two = mantissa | np.float32(1).view(np.uint32)

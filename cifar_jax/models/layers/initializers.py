@@ -58,6 +58,7 @@ def _fan_out(shape: tuple) -> int:
 
 
 def _torch_bound(shape: tuple) -> np.float32:
+    # Rounded as in JAX's variance_scaling.
     return np.sqrt(3 * np.float32(1 / 3 / _fan_in(shape)))
 
 
