@@ -20,7 +20,7 @@ from cifar_jax.inference import (
     predict,
     segment,
 )
-from cifar_jax.runtime import settings
+from cifar_jax.runtime import compile_cache, settings
 from configs import default
 
 
@@ -156,7 +156,7 @@ class Network:
                 f"{self.picture_size}x{self.picture_size}: load the data set with "
                 f"image_size={self.weights.image_size}"
             )
-        with settings.fixed():
+        with settings.fixed(), compile_cache.enabled():
             return evaluate.evaluate_weights(self.weights, split, config or default.get_config())
 
 

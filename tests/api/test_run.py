@@ -70,30 +70,36 @@ def test_ctrl_c_and_the_same_call_again(config, tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_a_second_run_in_a_process_compiles_nothing_again(config, tmp_path):
+def test_a_second_run_or_evaluation_in_a_process_compiles_nothing_again(config, tmp_path):
     found = []
 
     def count(event, **more):
         found.append(event)
 
+    def compiled_and_loaded(function, *args):
+        found.clear()
+        function(*args)
+        return [found.count(f"/jax/compilation_cache/cache_{what}") for what in ("misses", "hits")]
+
+    def train(seed):
+        config.seed = seed
+        cifar_jax.train(config, tmp_path / f"run{seed}")
+
     jax.monitoring.register_event_listener(count)
     names = [*compile_cache.SETTINGS, "jax_enable_compilation_cache"]
     before = [getattr(jax.config, name) for name in names], warnings.showwarning
-    counts = []
+    data = cifar_jax.dataset("digits")
     try:
-        for seed in (0, 1):
-            config.seed = seed
-            cifar_jax.train(config, tmp_path / f"run{seed}")
-            counts.append(
-                [found.count(f"/jax/compilation_cache/cache_{what}") for what in ("misses", "hits")]
-            )
-            found.clear()
+        first, other_seed = compiled_and_loaded(train, 0), compiled_and_loaded(train, 1)
+        network = cifar_jax.load(tmp_path / "run0")
+        evaluation, again = (compiled_and_loaded(network.evaluate, data) for _ in range(2))
     finally:
         jax.monitoring.unregister_event_listener(count)
-    (misses, _), (missed_again, hits) = counts
-    assert misses > 2
-    assert missed_again == 0
-    assert hits > 2
+    assert first[0] > 2
+    assert other_seed[0] == again[0] == 0
+    assert other_seed[1] > 2
+    assert evaluation[0] > 0
+    assert again[1] > 0
     assert before == ([getattr(jax.config, name) for name in names], warnings.showwarning)
     kept = list((tmp_path / "cache").rglob("*-cache"))
     jax.jit(lambda x: x * 3 + 1)(1.5)
