@@ -17,6 +17,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from cifar_jax.ops import cpu_kernels
+from cifar_jax.runtime import settings
 from cifar_jax.system import files
 
 OFF = "off"
@@ -69,20 +70,18 @@ def enabled():
     For a process that is not ours, in which something may have been compiled already. Not for several threads
     at once.
     """
-    before = {name: getattr(jax.config, name) for name in SETTINGS}
-    show = warnings.showwarning
-    enable()
-    changed = jax.config.jax_compilation_cache_dir != before["jax_compilation_cache_dir"]
-    if changed:
-        compilation_cache.reset_cache()  # JAX reads the folder once
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        warnings.showwarning = show
+    folder, show = jax.config.jax_compilation_cache_dir, warnings.showwarning
+    with settings.restored(SETTINGS):
+        enable()
+        changed = jax.config.jax_compilation_cache_dir != folder
         if changed:
-            compilation_cache.reset_cache()
+            compilation_cache.reset_cache()  # JAX reads the folder once
+        try:
+            yield
+        finally:
+            warnings.showwarning = show
+            if changed:
+                compilation_cache.reset_cache()
 
 
 def machine() -> str:

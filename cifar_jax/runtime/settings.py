@@ -6,6 +6,7 @@ numbers a run draws or computes, so the program sets them itself.
 
 import contextlib
 import os
+from collections.abc import Iterable
 
 import jax
 
@@ -37,8 +38,15 @@ def fix() -> None:
 @contextlib.contextmanager
 def fixed():
     """Inside the `with`, JAX has the settings that results depend on; after it, those from before."""
-    before = {name: getattr(jax.config, name) for name in FIXED if hasattr(jax.config, name)}
-    fix()
+    with restored(FIXED):
+        fix()
+        yield
+
+
+@contextlib.contextmanager
+def restored(names: Iterable[str]):
+    """After the `with`, JAX's settings of these names are those from before."""
+    before = {name: getattr(jax.config, name) for name in names if hasattr(jax.config, name)}
     try:
         yield
     finally:
