@@ -32,7 +32,8 @@ def get_config() -> ConfigDict:
 
 
 FIELDS: dict[str, Field] = {
-    # The only source of randomness: initialisation, batch order, augmentation, dropout, splits.
+    # The source of a run's randomness: initialisation, batch order, augmentation, dropout, which images are
+    # held out for validation or left out. (`dataset.split_seed` draws test pictures and scenes.)
     "seed": whole(0, 0, LARGEST_SEED),
     "num_epochs": whole(200, 1),
     # Global batch size, split over all devices of all processes. It must be divisible by their number.
@@ -171,7 +172,8 @@ FIELDS: dict[str, Field] = {
     "lr_schedule.warmup_epochs": number(0.0, 0, COUNT),
     # cosine, linear and one_cycle: the final rate as a share of `learning_rate`.
     "lr_schedule.final_fraction": number(0.0, 0, 1),
-    # Transfer learning, for runs with `init_from`. The backbone is everything but the last dense layer.
+    # Transfer learning, for runs with `init_from`. The backbone is everything but the head:
+    # the last dense layer, or the scores of a segmentation network.
     # Keep the backbone's weights fixed for this many epochs. Its running statistics still move.
     "transfer.frozen_epochs": number(0.0, 0, COUNT),
     # The backbone's learning rate as a multiple of the head's.

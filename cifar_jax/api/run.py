@@ -21,9 +21,12 @@ from configs import default
 def dataset(name: str = "cifar10", seed: int = 0, **fields) -> datasets.Dataset:
     """Loads a data set: `.train.images` is uint8 [N, height, width, 3], `.train.labels` int32 [N].
 
+    For segmentation, the labels are masks, uint8 [N, height, width].
+
     Args:
-      name: "cifar10", "cifar100", "digits", "folder", or a TFDS set that is prepared on this machine.
-      seed: draws the validation split.
+      name: "cifar10", "cifar100", "digits", "folder", "segmentation_folder", "mosaic", or a TFDS set that is
+        prepared on this machine.
+      seed: draws the validation split and the images of `train_examples`.
       **fields: other fields of `config.dataset`, for example labels="coarse" or path="pets".
 
     Raises:
@@ -99,7 +102,8 @@ def history(workdir: str | os.PathLike) -> list[dict]:
     """The history of a run: a dict for each evaluated epoch, as in metrics.jsonl.
 
     The keys are epoch, step, train_loss, train_accuracy, test_loss, test_accuracy, learning_rate, seconds and
-    images_per_second; val_loss and val_accuracy with a validation split.
+    images_per_second; val_loss and val_accuracy with a validation split; in segmentation test_mean_iou and
+    val_mean_iou too.
 
     Raises:
       UserError: there is no run in the folder.

@@ -61,8 +61,8 @@ def columns(comparison: Comparison) -> list[Column]:
         ),
         Column(
             f"best {score}",
-            _or_nothing(_best_score, percent),
-            _best_score,
+            _or_nothing(lambda run: run.best_score, percent),
+            lambda run: run.best_score,
             percent_with_deviation,
             lambda run: run.best and f"epoch {run.best['epoch']}, on {run.best['chosen_on']}",
         ),
@@ -274,10 +274,6 @@ def _or_nothing(of, write):
 def _epochs(run: RunResult) -> str:
     done, wanted = run.epochs, run.config.num_epochs
     return str(done) if done == wanted else f"{done} of {wanted}"
-
-
-def _best_score(run: RunResult) -> float | None:
-    return run.best_score
 
 
 def _time(run: RunResult) -> float | None:

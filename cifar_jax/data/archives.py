@@ -130,11 +130,11 @@ def archive_source(path: str | Path, dataset: str, labels: str, image_size: int)
             cifar.class_names[labels],
         )
 
-    files = [path]
+    paths = [path]
     if path.is_dir():
         known = {name for layout in LAYOUTS for name in layout.files}
-        files = [file for file in path.iterdir() if file.name in known]
-    return Source(str(path.resolve()), files_version(files), read)
+        paths = [file for file in path.iterdir() if file.name in known]
+    return Source(str(path.resolve()), files_version(paths), read)
 
 
 def read_cifar(path: Path, dataset: str) -> Cifar:
@@ -289,17 +289,17 @@ def _read_python_batch(layout: Layout, content: bytes, where: str):
 
 
 def _read_class_names(
-    layout: Layout, files: dict[str, bytes], path: Path
+    layout: Layout, contents: dict[str, bytes], path: Path
 ) -> dict[str, tuple[str, ...]]:
     class_names = {}
     for kind, (file, key) in layout.names.items():
         where = f"{path}: {file}"
         try:
             if layout.is_binary:
-                lines = files[file].decode().splitlines()
+                lines = contents[file].decode().splitlines()
                 names = tuple(line.strip() for line in lines if line.strip())
             else:
-                names = tuple(name.decode() for name in read_pickle(files[file], where)[key])
+                names = tuple(name.decode() for name in read_pickle(contents[file], where)[key])
         except (UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{where} does not hold the names of the {kind} classes.") from error
         if len(names) != layout.classes[kind]:

@@ -233,9 +233,9 @@ def coloured(mask: np.ndarray, colours) -> np.ndarray:
     return _palette(colours)[mask]
 
 
-def overlay(images: np.ndarray, mask: np.ndarray, colours, opacity: float = 0.6) -> np.ndarray:
+def overlay(images: np.ndarray, mask: np.ndarray, colours) -> np.ndarray:
     """Masks over their images, uint8 [..., height, width, 3]. Void pixels show the image alone."""
-    share = np.where(mask == VOID, 0, opacity)[..., None]
+    share = np.where(mask == VOID, 0, 0.6)[..., None]
     mixed = (1 - share) * images + share * coloured(mask, colours)
     return np.rint(mixed).astype(np.uint8)
 

@@ -5,14 +5,11 @@ pictures NAME_sat and their masks NAME_mask side by side. Folders `train` and `t
 is such a folder, are the splits; otherwise a share is drawn to test on, as for `picture_folders`.
 """
 
-import hashlib
-import json
 import os
 
 import numpy as np
 
-from cifar_jax.data import masks, pictures
-from cifar_jax.data import picture_folders as common
+from cifar_jax.data import folders, masks, pictures
 from cifar_jax.data.source import Images, Source, check_fits
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
@@ -34,13 +31,7 @@ def segmentation_source(config, image_size: int) -> Source:
     folder = os.path.abspath(os.path.expanduser(config.path))
     classes = masks.parse_classes(config.classes, config.void)
     splits = _splits(folder, config.test_share, config.split_seed)
-    stats = [
-        [os.path.relpath(path, folder), *common.size_and_time(path)]
-        for split in splits
-        for pair in split
-        for path in pair
-    ]
-    digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    digest = folders.digest(folder, [path for split in splits for pair in split for path in pair])
     skip = config.broken_pictures == "skip"
 
     def read() -> Images:
@@ -50,7 +41,7 @@ def segmentation_source(config, image_size: int) -> Source:
             images, labels, errors = _decode(split, image_size, reader, f"decoding {what}")
             arrays += [images, labels]
             broken += errors
-        common.tell(broken, skip)
+        folders.refuse_or_list(broken, skip)
         names, colours = masks.names_and_colours(classes, reader)
         if len(names) < 2:
             raise UserError(f"the masks in {files.shown(folder)} have only one class, 0")
@@ -63,11 +54,11 @@ def segmentation_source(config, image_size: int) -> Source:
 def _splits(folder: str, share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
     """(train, test), in the order of names."""
     shown = files.shown(folder)
-    found = common.split_folders(folder)
+    found = folders.split_folders(folder)
     if found:
         return tuple(_pairs(os.path.join(folder, name)) for name in found)
     pairs = _pairs(folder)
-    to_test = common.chosen("", [picture for picture, _ in pairs], share, seed)
+    to_test = folders.drawn_to_test("", [picture for picture, _ in pairs], share, seed)
     if not 0 < len(to_test) < len(pairs):
         raise UserError(
             f"{shown} has {len(pairs)} pictures: too few to train on some and test on {share:g} of them "
@@ -79,8 +70,8 @@ def _splits(folder: str, share: float, seed: int) -> tuple[list[Pair], list[Pair
 
 def _pairs(folder: str) -> list[Pair]:
     """The pictures of a folder with their masks. Raises UserError if one of them lacks the other."""
-    inside = common.subfolders(folder)
-    images, of_masks = (common.first((name,), inside) for name in ("images", "masks"))
+    inside = folders.subfolders(folder)
+    images, of_masks = (folders.first_present((name,), inside) for name in ("images", "masks"))
     if images and of_masks:
         found = pictures.pictures_in(os.path.join(folder, images))
         mask_files = pictures.pictures_in(os.path.join(folder, of_masks))
@@ -138,5 +129,5 @@ def _decode(pairs: list[Pair], size: int, reader: masks.Reader, what: str):
         labels[index] = masks.square(reader.read(mask, opened.size), size)
         images[index] = pictures.square_rgb(opened, size)
 
-    whole, errors = common.in_threads(load, len(pairs), what)
+    whole, errors = folders.in_threads(load, len(pairs), what)
     return images[whole], labels[whole], errors

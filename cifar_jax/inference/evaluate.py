@@ -16,8 +16,10 @@ from cifar_jax.inference.weights import Weights
 from cifar_jax.models import create_model
 from cifar_jax.runtime import parallel
 
+AnyResult = Result | SegmentationResult
 
-def evaluate(eval_sums, variables, data, class_names) -> Result | SegmentationResult:
+
+def evaluate(eval_sums, variables, data, class_names) -> AnyResult:
     """Evaluates a split.
 
     Args:
@@ -38,7 +40,7 @@ def evaluate(eval_sums, variables, data, class_names) -> Result | SegmentationRe
     return dataclasses.replace(result, probabilities=probabilities, calibration=calibration)
 
 
-def with_test_time_augmentation(result: Result, task: steps.Task, variables, data) -> Result:
+def with_test_time_augmentation(result: AnyResult, task: steps.Task, variables, data) -> AnyResult:
     """Adds the result with test-time augmentation, if config.test_time_augmentation asks for it."""
     views = task.config.test_time_augmentation
     if views == "none":
@@ -47,7 +49,7 @@ def with_test_time_augmentation(result: Result, task: steps.Task, variables, dat
     return dataclasses.replace(result, augmented=dataclasses.replace(augmented, views=views))
 
 
-def evaluate_weights(weights: Weights, split, config: ConfigDict) -> Result:
+def evaluate_weights(weights: Weights, split, config: ConfigDict) -> AnyResult:
     """Evaluates weights on a `datasets.Split`, config.eval_batch_size images at a time.
 
     The result has probabilities, and test-time augmentation if the config asks for it.

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from cifar_jax.data import masks
+from cifar_jax.reporting import reports
 from cifar_jax.system import files
 
 # Okabe and Ito's palette, which works for every kind of colour vision.
 COLOURS = {"train": "#0072B2", "validation": "#009E73", "test": "#D55E00"}
-KEYS = {"train": "train", "validation": "val", "test": "test"}
 DPI = 100
 
 
@@ -35,7 +35,7 @@ def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -
     loss = panels[0]
     epochs = [entry["epoch"] for entry in history]
     style = {"marker": "o", "markersize": 4} if len(history) <= 20 else {}
-    for split, key in KEYS.items():
+    for key, split in reports.SPLITS.items():
         if f"{key}_loss" not in history[0]:
             continue
         for axes, (quantity, scale) in zip(panels, quantities, strict=True):
@@ -50,7 +50,9 @@ def plot_history(path: str | os.PathLike, history: Sequence[dict], title: str) -
     loss.set_ylabel("loss")
     loss.set_ylim(bottom=0)
     # Above the axes, where it hides no curve.
-    loss.legend(frameon=False, ncols=len(KEYS), loc="lower right", bbox_to_anchor=(1, 0.99))
+    loss.legend(
+        frameon=False, ncols=len(reports.SPLITS), loc="lower right", bbox_to_anchor=(1, 0.99)
+    )
     for axes, (quantity, _) in zip(panels[1:], quantities[1:], strict=True):
         axes.set_ylabel(quantity.replace("_iou", " IoU").replace("_", " "))
         axes.yaxis.set_major_formatter("{x:g} %")

@@ -9,17 +9,17 @@ from cifar_jax.reporting import reports
 
 
 class Progress:
-    """A bar for the steps up to the next evaluation, in a terminal or a notebook; elsewhere nothing.
+    """A bar for the `steps` between two evaluations, in a terminal or a notebook; elsewhere nothing.
 
     The bar disappears when it is closed. The caller then prints `reports.epoch_line`.
     """
 
-    def __init__(self, epoch: int, num_epochs: int, steps_per_epoch: int, initial_step: int = 0):
+    def __init__(self, epoch: int, num_epochs: int, steps: int, done: int = 0):
         bar, is_shown = _kind()
         self._bar = bar(
             desc=f"epoch {epoch:{len(str(num_epochs))}}/{num_epochs}",
-            total=steps_per_epoch,
-            initial=initial_step,
+            total=steps,
+            initial=done,
             disable=not is_shown,
             leave=False,
             dynamic_ncols=True,
@@ -33,13 +33,11 @@ class Progress:
     def __exit__(self, *exception) -> None:
         self._bar.close()
 
-    def update(
-        self, step_in_epoch: int, loss: float, accuracy: float, images_per_second: float
-    ) -> None:
-        """Moves the bar to `step_in_epoch` steps; `accuracy` is a fraction."""
+    def update(self, done: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        """Moves the bar to `done` steps; `accuracy` is a fraction."""
         if self._bar.disable:
             return
-        self._bar.n = step_in_epoch
+        self._bar.n = done
         self._bar.set_postfix_str(
             f"loss {loss:.3f}, {reports.percent(accuracy).strip()}, {images_per_second:,.0f} img/s"
         )

@@ -1,4 +1,4 @@
-"""Devices, processes, and how JAX compiles programs. Only this folder knows how many devices there are.
+"""Devices, processes, and how JAX compiles programs. Only this folder asks JAX for its devices.
 
 Take from here: `parallel` (mapping over devices, collectives, processes), `programs` (compiling them ahead),
 `determinism`, `settings` and `compile_cache`.

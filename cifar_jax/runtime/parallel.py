@@ -1,7 +1,7 @@
-"""Devices and processes. Only this file knows how many there are, and only it calls `jax.pmap`.
+"""Devices and processes. Only this file asks JAX how many there are, and only it calls `jax.pmap`.
 
 The state is replicated: every leaf has a leading axis over this process's devices. The whole data set is
-placed on every device once. Mapped functions see one device and the axis name `AXIS`.
+placed on every device once. Mapped functions see one device and the axis `AXIS`.
 """
 
 import os

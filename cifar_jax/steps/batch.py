@@ -11,7 +11,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return num_examples // batch_size
 
 
-def epoch_order(seed: int, epoch, num_examples: int):
+def epoch_order(seed, epoch, num_examples: int):
     """The order in which an epoch visits the examples: int32 [num_examples]."""
     return jax.random.permutation(
         jax.random.fold_in(random_keys(seed)["order"], epoch), num_examples

@@ -21,7 +21,7 @@ def eval_sums(task: Task, views: str = "none", keep: bool = False):
     Args:
       task: the run.
       views: a key of augment.VIEWS; the logits of an image are averaged over these views.
-      keep: whether to keep that of each image.
+      keep: whether to return `Kind.kept` of each image.
     """
     classes = task.num_classes
 
@@ -74,7 +74,7 @@ def eval_sums(task: Task, views: str = "none", keep: bool = False):
             nothing_kept(variables, images) if keep else None,
         )
         sums = lax.fori_loop(0, -(-count // batch), add, start)
-        loss, confusion, logits = lax.psum(sums, parallel.AXIS)
-        return loss, confusion.reshape(classes, classes), logits
+        loss, confusion, kept = lax.psum(sums, parallel.AXIS)
+        return loss, confusion.reshape(classes, classes), kept
 
     return parallel.map_eval(run)

@@ -56,8 +56,8 @@ class TrainState:
     metrics: EpochMetrics
 
 
-def random_keys(seed: int) -> dict:
-    """The random keys of a run, all derived from its seed."""
+def random_keys(seed) -> dict:
+    """The random keys of a run, "init", "order", "step" and "flip", from its seed (uint32 [] or int)."""
     root = jax.random.key(seed)
     return {
         name: jax.random.fold_in(root, i)
@@ -65,15 +65,15 @@ def random_keys(seed: int) -> dict:
     }
 
 
-def step_keys(seed: int, step) -> dict:
-    """The random keys of one training step, the same on every device."""
+def step_keys(seed, step) -> dict:
+    """The keys "augment", "mixup" and "dropout" of one training step (int32 []), the same on every device."""
     key = jax.random.fold_in(random_keys(seed)["step"], step)
     return {
         name: jax.random.fold_in(key, i) for i, name in enumerate(("augment", "mixup", "dropout"))
     }
 
 
-def init_variables(model: nn.Module, seed: int, image_size: int) -> dict:
+def init_variables(model: nn.Module, seed, image_size: int) -> dict:
     """Fresh {"params", "batch_stats"} for images [batch, image_size, image_size, 3]."""
     try:
         variables = models.initial_variables(model, random_keys(seed)["init"], image_size)

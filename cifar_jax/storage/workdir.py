@@ -27,9 +27,9 @@ def confusion_plot(which: str) -> str:
     return f"confusion_{which}.png"
 
 
-def new_workdir(recipe: str, root: str = "runs") -> str:
+def new_workdir(recipe: str) -> str:
     """Makes a new folder for a run of a recipe, such as runs/resnet20_v2-20260131-235959; returns it."""
-    name = os.path.join(root, f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}")
+    name = os.path.join("runs", f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}")
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         try:
             os.makedirs(name + suffix)

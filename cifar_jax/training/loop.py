@@ -27,7 +27,7 @@ from cifar_jax.training import report
 from cifar_jax.training.pace import Pace
 from cifar_jax.training.profiling import Profile
 from cifar_jax.training.run import Run
-from cifar_jax.training.start import begin, mend_best_weights, prepare, restore_or_start
+from cifar_jax.training.start import begin, prepare, repair_best_weights, restore_or_start
 
 # At least this long between two drawings of history.png.
 PLOT_SECONDS = 30.0
@@ -77,8 +77,8 @@ class Loop:
       step: optimizer steps dispatched so far; `state` is that after them, perhaps still computed.
       last_evaluation, next_evaluation: the steps after which evaluation came last and comes next.
       last_step: the end of the last epoch.
-      progress: what a checkpoint holds beside the state: `history`, the `data`, and the `seconds` of
-        earlier starts since the last evaluation.
+      progress: what a checkpoint holds beside the state: `history`, the `data`, JAX's `settings`, and the
+        `seconds` of earlier starts since the last evaluation.
     """
 
     def __init__(self, run, state, progress, checkpoints, interrupted, profile, on_epoch=None):
@@ -104,7 +104,7 @@ class Loop:
         self.evaluations = dict.fromkeys(self.splits, self.eval_sums)
         self.data = parallel.place((run.dataset.train.images, run.dataset.train.labels))
         self.seed = np.uint32(self.config.seed)
-        mend_best_weights(run, checkpoints, self.history)
+        repair_best_weights(run, checkpoints, self.history)
         self.state = parallel.replicate(state)
         self.last_save = self.last_plot = time.perf_counter()
         path = run.path(files_of.TENSORBOARD)

@@ -9,7 +9,7 @@ from cifar_jax.errors import UserError
 from cifar_jax.runtime import parallel
 from cifar_jax.system import files
 
-# The first dispatch is mostly compilation, and first_batch.png is drawn during the second.
+# By default the first dispatch is one step, and first_batch.png is drawn during the second.
 SKIPPED, TRACED = 2, 4
 
 

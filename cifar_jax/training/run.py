@@ -27,7 +27,13 @@ from cifar_jax.steps import (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the training loop uses and never changes."""
+    """What the training loop uses and never changes.
+
+    Attributes:
+      workdir: the folder of the run.
+      schedule: step -> learning rate, float32 [], compiled.
+      steps_per_epoch: whole batches in an epoch.
+    """
 
     config: ConfigDict
     workdir: str

@@ -25,7 +25,10 @@ def prepare(config: ConfigDict, workdir: str) -> tuple[Run, TrainState | None]:
 
 
 def begin(run: Run, lock: Lock, fresh: TrainState | None) -> None:
-    """Makes the folder of a new run, locks it and records the recipe."""
+    """Makes the folder if it is new, locks it and writes the recipe (a resumed run may have more epochs).
+
+    Raises UserError if another process has begun a run there.
+    """
     files_of.make_folder(run.workdir)
     lock.acquire()
     if fresh is not None and parallel.is_main() and files_of.has_run(run.workdir):
@@ -83,7 +86,7 @@ def _rounded(data: dict) -> dict:
     return data | {name: np.float32(data[name]).tolist() for name in ("mean", "std")}
 
 
-def mend_best_weights(run: Run, checkpoints: Checkpoints, history: list[dict]) -> None:
+def repair_best_weights(run: Run, checkpoints: Checkpoints, history: list[dict]) -> None:
     """Makes best.safetensors hold the weights of the history's best epoch.
 
     A kill may leave it one epoch behind the checkpoint, or one ahead of it.

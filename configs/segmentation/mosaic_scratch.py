@@ -1,4 +1,4 @@
-"""A fully convolutional ResNet-20 on scenes of CIFAR-10 images, from scratch, to compare mosaic_transfer.py.
+"""A fully convolutional ResNet-20 on scenes of CIFAR-10 images, from scratch (compare mosaic_transfer.py).
 
   python main.py --config=configs/segmentation/mosaic_scratch.py
 

@@ -1,6 +1,6 @@
 """Land cover in satellite pictures: six classes in seven colours, a fully convolutional ResNet-18.
 
-  python main.py --config=configs/segmentation/satellite.py --config.dataset.path=FOLDER \\
+  python main.py --config=configs/segmentation/satellite.py --config.dataset.path=FOLDER \
       --config.init_from=resnet18.safetensors
 
 FOLDER holds `train` and `validation` with pictures NAME_sat.jpg and masks NAME_mask.png, in the colours of
@@ -8,7 +8,7 @@ the DeepGlobe Land Cover Challenge (Demir et al., 2018); black is unknown and co
 torchvision's (https://download.pytorch.org/models/resnet18-f37072fd.pth, which needs PyTorch to be read) or
 timm's for ImageNet. This is FCN-32s; finer maps give FCN-8s, and smaller pictures are faster:
 
-  python main.py --config=configs/segmentation/satellite.py --config.dataset.path=FOLDER \\
+  python main.py --config=configs/segmentation/satellite.py --config.dataset.path=FOLDER \
       --config.init_from=resnet18.safetensors --config.model.fcn_stride=8 --config.dataset.image_size=256
 
 Not measured.

@@ -15,7 +15,7 @@ def test_progress_on_a_terminal_and_elsewhere(monkeypatch):
     terminal, pipe = Terminal(), io.StringIO()
     for stream in (terminal, pipe):
         monkeypatch.setattr(sys, "stderr", stream)
-        with Progress(3, 20, steps_per_epoch=390, initial_step=100) as bar:
+        with Progress(3, 20, steps=390, done=100) as bar:
             bar.update(390, loss=1.234, accuracy=0.567, images_per_second=1234.5)
     assert pipe.getvalue() == ""
     text = terminal.getvalue()
