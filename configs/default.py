@@ -137,7 +137,7 @@ FIELDS: dict[str, Field] = {
     "label_smoothing": number(0.0, 0, below=1),
     # Decay of an exponential moving average of the weights; evaluation uses the average. 0: off.
     "ema_decay": number(0.0, 0, below=1),
-    # "muon" is Muon for convolution kernels and sgd for all other parameters.
+    # "muon" is Muon for the convolution kernels outside the head and sgd for all other parameters.
     "optimizer.name": choice("sgd", "adam", "adamw", "muon"),
     "optimizer.momentum": number(0.9, 0, 1),
     "optimizer.nesterov": switch(True),

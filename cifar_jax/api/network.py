@@ -9,7 +9,7 @@ from PIL import Image
 
 from cifar_jax import models
 from cifar_jax.api.recipes import recipe as load_recipe
-from cifar_jax.data import datasets, pictures
+from cifar_jax.data import datasets, masks, pictures
 from cifar_jax.errors import UserError
 from cifar_jax.inference import (
     Result,
@@ -149,6 +149,7 @@ class Network:
                 "the network and the data set do not fit: one has a class for each pixel, the other for each "
                 "image"
             )
+        _check_labels(split, len(self.class_names))
         side = split.images.shape[1]
         if side not in (self.picture_size, self.weights.image_size):
             raise UserError(
@@ -158,6 +159,20 @@ class Network:
             )
         with settings.fixed(), compile_cache.enabled():
             return evaluate.evaluate_weights(self.weights, split, config or default.get_config())
+
+
+def _check_labels(split: datasets.Split, classes: int) -> None:
+    """Raises UserError unless each image has a label, or a mask, of these classes."""
+    if not len(split.images):
+        raise UserError("there are no images to evaluate on")
+    if len(split.labels) != len(split.images):
+        raise UserError(f"there are {len(split.images)} images, but {len(split.labels)} labels")
+    labels = np.asarray(split.labels)
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if labels.ndim == 3:
+        wrong = wrong[wrong != masks.VOID]
+    if wrong.size:
+        raise UserError(f"a label is {wrong[0]}, but the network's classes are 0 to {classes - 1}")
 
 
 def _opened(images) -> tuple[list[Image.Image], bool]:
@@ -173,7 +188,7 @@ def _open(image) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         return pictures.open_picture(os.path.expanduser(os.fspath(image)))
     if isinstance(image, Image.Image):
-        return pictures.to_rgb(image)
+        return pictures.from_pil(image)
     if not isinstance(image, np.ndarray):
         raise UserError(
             f"a picture is a path, a PIL image or a uint8 array, not {type(image).__name__}"

@@ -13,7 +13,7 @@ from cifar_jax.inference import init_from
 from cifar_jax.reporting import reports
 from cifar_jax.runtime import compile_cache, determinism, parallel, settings
 from cifar_jax.storage import workdir as files_of
-from cifar_jax.system import start_time
+from cifar_jax.system import files, start_time
 from cifar_jax.training import profiling
 from configs import default
 
@@ -89,6 +89,7 @@ def checked(config: ConfigDict, workdir: str) -> ConfigDict:
       UserError: the recipe is not valid, or the folder holds a run of another one.
     """
     config_lib.validate(config, default.FIELDS)
+    files.check_name(os.path.abspath(workdir), "the workdir")
     if workdir:
         files_of.check_recipe(workdir, config, default.get_config())
     if config.profile and parallel.is_main():

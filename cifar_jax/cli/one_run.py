@@ -31,6 +31,9 @@ from cifar_jax.storage import workdir as files_of
 from cifar_jax.system import files, interruption
 from configs import default
 
+# The weights of a workdir itself, in the names of files and in report.json.
+_OWN = ("best", "latest")
+
 
 def run_train(args) -> int:
     """--mode=train: starts a new run, or resumes the one in --workdir."""
@@ -132,8 +135,8 @@ def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str
         page = segmentation_page.write(folder, result, images, labels, colours, title, subtitle)
     else:
         page = evaluation_page.write(folder, result, images, labels, title, subtitle)
-    if which not in ("best", "latest"):
-        which = os.path.splitext(os.path.basename(os.path.normpath(which)))[0]
+    if which not in _OWN:
+        which = _name_of_file(which, workdir)
     picture = os.path.join(workdir or folder, files_of.confusion_plot(which))
     plots.plot_confusion(picture, result.confusion, result.class_names)
     if not workdir:
@@ -141,6 +144,14 @@ def _record_evaluation(result, dataset, found: Weights, which: str, workdir: str
     report.setdefault("eval", {})[which] = result.to_dict()
     reports.write_json(report_path, report)
     return [page, picture, report_path]
+
+
+def _name_of_file(path: str, workdir: str) -> str:
+    """A name for the result of weights from a file: "best" only for those of the workdir itself."""
+    folder, file = os.path.split(os.path.abspath(os.path.expanduser(path)))
+    name = os.path.splitext(file)[0]
+    is_own = os.path.realpath(folder) == os.path.realpath(workdir)
+    return f"{os.path.basename(folder)}-{name}" if name in _OWN and workdir and not is_own else name
 
 
 def run_predict(args) -> int:

@@ -97,6 +97,14 @@ class RunResult:
         found = self.report.get("test", {}).get(name)
         return found if isinstance(found, dict) else {}
 
+    @property
+    def test_images(self) -> str | None:
+        """The digest of the test images and labels; None before the end of the run."""
+        try:
+            return self.report["dataset"]["fingerprint"]["test"]
+        except (KeyError, TypeError):
+            return None
+
     def epochs_to(self, target: float) -> int | None:
         """The first epoch with at least this score on the test images."""
         reached = (e["epoch"] for e in self.history if reports.test_score(e) >= target)
@@ -196,6 +204,7 @@ def compare(paths: Sequence[str], target: float | None = None) -> Comparison:
     found = []
     for workdir in workdirs:
         try:
+            files.check_name(workdir, "the workdir")
             found.append(read_run(workdir, os.path.relpath(workdir, folder)))
         except UserError as error:
             skipped.append(" ".join(str(error).split()))
@@ -303,10 +312,14 @@ def _number_of_classes(workdir: str, config: ConfigDict, report: dict) -> int | 
 
 
 def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
-    """Groups the runs by recipe without the seed. Highest mean score first; none yet, last."""
+    """Groups the runs by recipe, without the seed, and data. Highest mean score first; none yet, last."""
+    # Before its end, a run does not tell which images it has, only where from.
+    images_in = {run.config.dataset.path: run.test_images for run in runs if run.test_images}
     by_recipe: dict[str, list[RunResult]] = {}
     for run in runs:
-        by_recipe.setdefault(repr(recipe_fields(run)), []).append(run)
+        path = run.config.dataset.path
+        images = run.test_images or images_in.get(path, path)
+        by_recipe.setdefault(repr((recipe_fields(run), images)), []).append(run)
     recipes, taken = [], set()
     for members in by_recipe.values():
         members = sorted(members, key=lambda run: (run.config.seed, run.name))
@@ -339,8 +352,11 @@ def _common_name(names: Sequence[str]) -> str:
 
 
 def differences(recipes: Sequence[Recipe]) -> dict[str, list]:
-    """Each field in which the recipes differ, with its value in every recipe."""
-    fields = [recipe_fields(recipe.runs[0]) for recipe in recipes]
+    """Each field in which the recipes differ, or the folder of pictures, with its value in every recipe."""
+    fields = [
+        {"dataset.path": recipe.runs[0].config.dataset.path, **recipe_fields(recipe.runs[0])}
+        for recipe in recipes
+    ]
     names = {name: None for recipe in fields for name in recipe}
     found = {name: [recipe.get(name) for recipe in fields] for name in names}
     return {name: values for name, values in found.items() if any(v != values[0] for v in values)}

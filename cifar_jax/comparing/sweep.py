@@ -42,6 +42,16 @@ class Planned:
             return False
         return report.get("final", {}).get("epoch", 0) >= self.config.num_epochs
 
+    def on_other_data(self) -> str:
+        """Words for a finished run whose pictures are from another folder; "" if they are from this one."""
+        try:
+            before = files_of.read_config(self.workdir, default.get_config()).dataset.path
+        except UserError:  # the report alone is left
+            return ""
+        if before == self.config.dataset.path:
+            return ""
+        return f", with dataset.path={before}: to train on other pictures, give another --workdir"
+
 
 def find_recipes(paths: Sequence[str]) -> list[str]:
     """The recipes that paths, folders and patterns name, each once, as --config takes them."""
@@ -90,15 +100,22 @@ def plan(
 
 
 def _names(recipes: Sequence[str]) -> list[str]:
-    """A name for each recipe: that of its file, preceded by its folder if two are equal."""
+    """A name for each recipe: that of its file, preceded by as many of its folders as make it unique."""
     # For configs/rerun.py:RUN, the run is the better name.
     paths = [os.path.abspath(recipe.partition(":")[2] or recipe) for recipe in recipes]
-    stems = [os.path.basename(path).removesuffix(".py") for path in paths]
-    folders = [os.path.basename(os.path.dirname(path)) for path in paths]
-    return [
-        f"{folder}-{stem}" if stems.count(stem) > 1 else stem
-        for folder, stem in zip(folders, stems, strict=True)
-    ]
+    parts = [path.removesuffix(".py").strip(os.sep).split(os.sep) for path in paths]
+    lengths = [1] * len(parts)
+    while True:
+        names = ["-".join(part[-n:]) for part, n in zip(parts, lengths, strict=True)]
+        equal = [i for i, name in enumerate(names) if names.count(name) > 1]
+        longer = [i for i in equal if lengths[i] < len(parts[i])]
+        if not equal:
+            return names
+        if not longer:
+            same = " and ".join(recipes[i] for i in equal if names[i] == names[equal[0]])
+            raise UserError(f"--recipes: {same} would get the same folder: rename one of them")
+        for i in longer:
+            lengths[i] += 1
 
 
 def run(planned: Sequence[Planned], command: Sequence[str]) -> tuple[dict[str, str], int]:
@@ -116,7 +133,7 @@ def run(planned: Sequence[Planned], command: Sequence[str]) -> tuple[dict[str, s
         for number, each in enumerate(planned, start=1):
             place = f"[{number}/{len(planned)}] {files.shown(each.workdir)}"
             if each.is_finished():
-                print(f"{place}: finished already", flush=True)
+                print(f"{place}: finished already{each.on_other_data()}", flush=True)
                 continue
             print(place, flush=True)
             status, said = _run_process([*command, *each.flags], signals)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,8 @@ _log = logging.getLogger(__name__)
 def read_through(folder: Path, name: str, source: Source, variant: list) -> Images:
     """The images of `source`: from the cache, or else from the source, after which they are cached.
 
-    `variant` is what else decides the images (size, kind of labels). If the cache cannot be read or
-    written, a warning is logged.
+    `variant` is what else decides the images (size, kind of labels). Lists pictures that were skipped. If
+    the cache cannot be read or written, a warning is logged.
     """
     place = hashlib.sha256(json.dumps([source.place, variant]).encode()).hexdigest()[:16]
     path = folder / f"{re.sub(r'[^a-z0-9_]+', '-', name.lower())}-{place}.npz"
@@ -37,6 +38,8 @@ def read_through(folder: Path, name: str, source: Source, variant: list) -> Imag
     if images is None:
         images = completed(source.read(), source.place)
         _write(path, identity, images)
+    for line in images.skipped:
+        print(f"skipped: {line}", file=sys.stderr)
     return images
 
 
@@ -51,7 +54,8 @@ def _read(path: Path, identity: str) -> Images | None:
             arrays = {name: file[name] for name in _ARRAYS}
             tuples = {name: tuple(header[name]) for name in _TUPLES}
             colours = tuple(map(tuple, header.get("colours", ())))
-        return Images(**arrays, **tuples, colours=colours)
+            skipped = tuple(header.get("skipped", ()))
+        return Images(**arrays, **tuples, colours=colours, skipped=skipped)
     except FileNotFoundError:
         return None
     # Damage may raise nearly any exception of zipfile, NumPy or JSON.
@@ -64,6 +68,8 @@ def _write(path: Path, identity: str, images: Images) -> None:
     tuples = {name: getattr(images, name) for name in _TUPLES}
     if images.colours:
         tuples["colours"] = images.colours
+    if images.skipped:
+        tuples["skipped"] = images.skipped
     header = json.dumps({"identity": identity, **tuples})
     arrays = {name: getattr(images, name) for name in _ARRAYS}
     try:

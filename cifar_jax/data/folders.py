@@ -4,12 +4,10 @@ import concurrent.futures
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable
 
 import numpy as np
 
-from cifar_jax.data import pictures
 from cifar_jax.data.source import progress
 from cifar_jax.errors import UserError
 from cifar_jax.system import files
@@ -98,7 +96,7 @@ def in_threads(load: Callable[[int], None], count: int, what: str) -> tuple[np.n
         return index, None
 
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with pictures.refused_bombs(), concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
             for index, error in progress(pool.map(tried, range(count)), count, what):
                 if error:
@@ -111,16 +109,12 @@ def in_threads(load: Callable[[int], None], count: int, what: str) -> tuple[np.n
     return whole, errors
 
 
-def refuse_or_list(broken: list[str], skip: bool) -> None:
-    """Prints the broken pictures, if they are to be skipped; else raises UserError if there are any."""
-    if not broken:
-        return
-    if not skip:
+def refuse_broken(broken: list[str], skip: bool) -> None:
+    """Raises UserError if there are broken pictures and they are not to be skipped."""
+    if broken and not skip:
         more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
         count = "1 picture" if len(broken) == 1 else f"{len(broken)} pictures"
         raise UserError(
             f"{count} cannot be read ({'; '.join(broken[:_NAMED])}{more}): repair or delete them, or set "
             "config.dataset.broken_pictures=skip, which lists all of them"
         )
-    for line in broken:
-        print(f"skipped: {line}", file=sys.stderr)

@@ -36,11 +36,11 @@ def pictures_source(config, image_size: int) -> Source:
             images, labels, errors = _decode(split, image_size, f"decoding {what}")
             arrays += [images, labels]
             broken += errors
-        folders.refuse_or_list(broken, skip)
+        folders.refuse_broken(broken, skip)
         for what, labels in (("train", arrays[1]), ("test", arrays[3])):
             for label in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0):
                 raise UserError(f"no {what} picture of the class {names[label]!r} can be read")
-        return Images(*arrays, class_names=names)
+        return Images(*arrays, class_names=names, skipped=tuple(broken))
 
     return Source(folder, [digest, config.broken_pictures], read)
 
@@ -81,6 +81,8 @@ def _classes(folder: str) -> dict[str, list[str]]:
         raise UserError(
             f"{shown} has only one class ({names[0]!r}): classification needs at least two"
         )
+    for name in names:
+        files.check_name(name, f"{shown}: the name of the class")
     return {name: pictures.pictures_in(os.path.join(folder, name)) for name in names}
 
 

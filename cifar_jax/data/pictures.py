@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cifar_jax.errors import UserError
-from cifar_jax.system import files
+from cifar_jax.system import files, threads
 
 # Height and width of the largest network input, in pixels. It keeps a damaged number from filling memory.
 LARGEST_IMAGE = 1024
@@ -31,6 +31,23 @@ DEFAULT_FIT = "crop+squash"
 # Formats of Pillow that are not decoded: EPS is a program, which Ghostscript would run; for the others
 # Pillow has no decoder (for WMF, only on Windows).
 NOT_DECODED = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
+# Suffixes of photographs that Pillow may have no decoder for: it says so, instead of leaving them out.
+PHOTOGRAPHS = frozenset(
+    {
+        ".heic",
+        ".heif",
+        ".hif",
+        ".avif",
+        ".jxl",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".raf",
+        ".orf",
+    }
+)
 
 
 def load_picture(path: str | os.PathLike, image_size: int) -> np.ndarray:
@@ -62,6 +79,18 @@ def open_as_it_is(path: str | os.PathLike) -> Image.Image:
     """`open_picture` without the conversion to RGB."""
     files.check_regular_file(path)
     return _decode(path)
+
+
+def from_pil(picture: Image.Image) -> Image.Image:
+    """`open_picture` of a picture that Pillow has opened already, at the frame that it shows."""
+    if not picture.width or not picture.height:
+        raise UserError(f"a picture has no pixels: it is {picture.width}x{picture.height}")
+    try:
+        picture.load()
+    # As for files: nearly anything, if they are damaged or closed.
+    except Exception as error:
+        raise UserError(f"a picture cannot be read: {files.reason(error)}") from error
+    return to_rgb(_upright(picture))
 
 
 def square_rgb(picture: Image.Image, size: int) -> np.ndarray:
@@ -124,7 +153,8 @@ def _padded(picture: Image.Image, size: int) -> Image.Image:
 def find_pictures(paths: list[str]) -> list[str]:
     """The paths, with each folder replaced by the pictures directly in it, in the order of names.
 
-    In a folder, a picture is a file that is not hidden and has a suffix that Pillow knows.
+    In a folder, a picture is a file that is not hidden and has a suffix that Pillow knows, or that of a
+    camera's photographs.
 
     Raises:
       UserError: a folder contains no picture, or cannot be listed.
@@ -139,6 +169,7 @@ def pictures_in(folder: str) -> list[str]:
     """`find_pictures` for one folder."""
     formats = set(_formats())
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
+    suffixes |= PHOTOGRAPHS
     try:
         with os.scandir(folder) as entries:
             names = sorted(
@@ -180,12 +211,10 @@ def _decode(path: str | os.PathLike) -> Image.Image:
         raise UserError(f"{files.shown(path)} cannot be read: {files.reason(error)}") from error
 
 
+@threads.shared
 @contextlib.contextmanager
 def refused_bombs():
-    """Turns Pillow's warning about too many pixels into an error, and hides its other warnings.
-
-    Python's warning filters are shared by all threads: hold this around all threads that decode.
-    """
+    """Turns Pillow's warning about too many pixels into an error, and hides its other warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

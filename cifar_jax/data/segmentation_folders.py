@@ -41,11 +41,11 @@ def segmentation_source(config, image_size: int) -> Source:
             images, labels, errors = _decode(split, image_size, reader, f"decoding {what}")
             arrays += [images, labels]
             broken += errors
-        folders.refuse_or_list(broken, skip)
+        folders.refuse_broken(broken, skip)
         names, colours = masks.names_and_colours(classes, reader)
         if len(names) < 2:
             raise UserError(f"the masks in {files.shown(folder)} have only one class, 0")
-        return Images(*arrays, class_names=names, colours=colours)
+        return Images(*arrays, class_names=names, colours=colours, skipped=tuple(broken))
 
     version = [digest, config.broken_pictures, config.classes, config.void, _READING]
     return Source(folder, version, read)

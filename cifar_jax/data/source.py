@@ -28,7 +28,8 @@ class Images:
     """A decoded data set: images uint8 [N, size, size, 3] in C order, labels int32 [N].
 
     For segmentation, labels are masks uint8 [N, size, size] (`masks`), and the classes have colours.
-    `completed` fills in `mean` and `std`, the `channel_statistics` of the training images.
+    `completed` fills in `mean` and `std`, the `channel_statistics` of the training images. `skipped` has a
+    line for each picture that could not be read.
     """
 
     train_images: np.ndarray
@@ -39,6 +40,7 @@ class Images:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     colours: tuple[tuple[int, int, int], ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +119,7 @@ def completed(images: Images, place: str) -> Images:
         mean,
         std,
         images.colours,
+        images.skipped,
     )
 
 

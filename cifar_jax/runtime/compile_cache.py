@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.runtime import settings
-from cifar_jax.system import files
+from cifar_jax.system import files, threads
 
 OFF = "off"
 # JAX's settings that `enable()` changes.
@@ -63,12 +63,12 @@ def enable(folder: str = "") -> None:
     warnings.showwarning = _heals(place, warnings.showwarning)
 
 
+@threads.shared
 @contextlib.contextmanager
 def enabled():
     """Inside the `with`, compiled programs are cached as after `enable()`; then JAX is set as before.
 
-    For a process that is not ours, in which something may have been compiled already. Not for several threads
-    at once.
+    For a process that is not ours, in which something may have been compiled already.
     """
     folder, show = jax.config.jax_compilation_cache_dir, warnings.showwarning
     with settings.restored(SETTINGS):

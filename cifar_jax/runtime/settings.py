@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import jax
 
+from cifar_jax.system import threads
+
 # JAX's own defaults. With other values, the same seed would train another network, or tracing would fail.
 FIXED = {
     "jax_enable_x64": False,
@@ -35,6 +37,7 @@ def fix() -> None:
             jax.config.update(name, value)
 
 
+@threads.shared
 @contextlib.contextmanager
 def fixed():
     """Inside the `with`, JAX has the settings that results depend on; after it, those from before."""

@@ -125,7 +125,9 @@ def _kinds(params):
 
 
 def _is_conv_kernel(params):
-    return jax.tree.map(lambda p: jnp.ndim(p) == 4, params)
+    """True for kernels of convolutions outside the head (that of segmentation networks has some)."""
+    is_kernel = lambda part, p: part == BACKBONE and jnp.ndim(p) == 4  # noqa: E731
+    return jax.tree.map(is_kernel, _parts(params), params)
 
 
 def _is_vector(params):

@@ -45,7 +45,8 @@ def ended_after(config, epochs: float, steps_per_epoch: int) -> optax.Schedule:
 def _step(config, steps_per_epoch: int, warmup: int, decay_steps: int) -> optax.Schedule:
     del decay_steps
     # Boundaries count from the start of the run, warm-up included. Two in one step both count.
-    drops = collections.Counter(round(epoch * steps_per_epoch) for epoch in config.boundaries)
+    steps = [round(epoch * steps_per_epoch) for epoch in config.boundaries]
+    drops = collections.Counter(step for step in steps if step <= MAX_STEPS)
     return optax.piecewise_constant_schedule(
         config.learning_rate,
         {step - warmup: config.factor**count for step, count in drops.items()},

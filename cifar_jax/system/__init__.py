@@ -1,6 +1,6 @@
 """The machine around the program: files, memory, signals and the terminal. Nothing here imports JAX.
 
-Take from here: `console`, `files`, `interruption`, `malloc`, `memory` and `start_time`.
+Take from here: `console`, `files`, `interruption`, `malloc`, `memory`, `start_time` and `threads`.
 """
 
-__all__ = ["console", "files", "interruption", "malloc", "memory", "start_time"]
+__all__ = ["console", "files", "interruption", "malloc", "memory", "start_time", "threads"]

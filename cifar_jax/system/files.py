@@ -57,6 +57,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
         raise UserError(f"cannot write {shown(path)}: {reason(error)}") from error
 
 
+def check_name(path: str, what: str) -> None:
+    """Raises UserError if a path is not valid UTF-8: plots, checkpoints and JSON files cannot hold it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{what} {path!a} is not valid UTF-8: rename it") from None
+
+
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Writes `data` to the file at `path`, atomically. Raises UserError as `atomic_path` does."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:

@@ -77,8 +77,8 @@ class Loop:
       step: optimizer steps dispatched so far; `state` is that after them, perhaps still computed.
       last_evaluation, next_evaluation: the steps after which evaluation came last and comes next.
       last_step: the end of the last epoch.
-      progress: what a checkpoint holds beside the state: `history`, the `data`, JAX's `settings`, and the
-        `seconds` of earlier starts since the last evaluation.
+      progress: what a checkpoint holds beside the state: `history`, the `data` and its `fingerprint`, JAX's
+        `settings`, and the `seconds` of earlier starts since the last evaluation.
     """
 
     def __init__(self, run, state, progress, checkpoints, interrupted, profile, on_epoch=None):

@@ -64,14 +64,15 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
     )
     whitening_epochs, whitening_schedule = config.optimizer.whitening_bias_epochs, None
     if whitening_epochs:
-        whitening_schedule = schedules.ended_after(config.lr_schedule, whitening_epochs, per_epoch)
+        epochs = min(whitening_epochs, schedules.MAX_STEPS // per_epoch)
+        whitening_schedule = schedules.ended_after(config.lr_schedule, epochs, per_epoch)
     task = steps.Task(
         model=model,
         optimizer=optimizer.create_optimizer(
             config.optimizer,
             schedule,
             config.transfer.backbone_lr_factor,
-            round(config.transfer.frozen_epochs * per_epoch),
+            min(round(config.transfer.frozen_epochs * per_epoch), schedules.MAX_STEPS),
             config.model.dtype,
             whitening_schedule,
         ),

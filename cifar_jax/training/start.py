@@ -10,7 +10,7 @@ from cifar_jax.errors import UserError
 from cifar_jax.inference import weights
 from cifar_jax.runtime import parallel, settings
 from cifar_jax.steps import TrainState
-from cifar_jax.storage import Checkpoints, Lock
+from cifar_jax.storage import Checkpoints, Lock, provenance
 from cifar_jax.storage import workdir as files_of
 from cifar_jax.training import report
 from cifar_jax.training.run import Run, create_run, first_state, state_shapes
@@ -46,6 +46,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
       UserError: checkpoints are missing, or belong to another data set.
     """
     data, now = datasets.describe(run.dataset), settings.of_the_user()
+    digests = provenance.dataset_fingerprint(run.dataset)
     if checkpoints.latest_step() is None:
         # A kill after one epoch may have come before its checkpoint; after two, one must be there.
         is_finished = os.path.exists(run.path(files_of.REPORT))
@@ -57,13 +58,25 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
         if fresh is None:
             parallel.say("no checkpoint was saved yet: starting from the beginning")
             fresh = first_state(run)
-        return fresh, {"history": [], "seconds": 0.0, "data": data, "settings": now}
+        progress = {"data": data, "fingerprint": digests, "settings": now}
+        return fresh, {"history": [], "seconds": 0.0, **progress}
     state, progress = checkpoints.restore(state_shapes(run))
     if _rounded(progress["data"]) != _rounded(data):
         raise UserError(
             f"the data set differs from the one that the run in {run.workdir} was started with "
             f"({progress['data']} then, {data} now)"
         )
+    # Checkpoints of older versions have none.
+    changed = [
+        name for name, was in progress.get("fingerprint", {}).items() if was != digests[name]
+    ]
+    if changed:
+        raise UserError(
+            f"the {' and '.join(changed)} images or labels have changed since the run in {run.workdir} was "
+            f"started: use a new --workdir (with --config.init_from={run.workdir} to start from its best "
+            "weights)"
+        )
+    progress["fingerprint"] = digests
     epoch, position = divmod(int(state.step), run.steps_per_epoch)
     parallel.say(
         f"resuming {run.workdir} after epoch {epoch}, step {position} of {run.steps_per_epoch}"

@@ -1,6 +1,9 @@
 """A network in Python: every form of a picture gives the same answer, that of `main.py`."""
 
+import io
 import json
+import threading
+import warnings
 
 import jax
 import numpy as np
@@ -8,8 +11,9 @@ import pytest
 from PIL import Image
 
 import cifar_jax
-from cifar_jax.data import pictures
+from cifar_jax.data import datasets, pictures
 from cifar_jax.inference import predict, weights
+from cifar_jax.runtime import settings
 from cifar_jax.steps import init_variables
 from tests.helpers import cli
 
@@ -33,7 +37,19 @@ def test_paths_images_and_arrays_give_the_same_answer(network, picture, tmp_path
     picture.save(path)
     first = network.predict(path)
     assert [len(first), first[0][1] >= first[1][1]] == [5, True]
-    for same in (str(path), picture, picture.convert("RGBA"), np.asarray(picture)):
+    # 6: a camera held on its side, whose picture is to be turned by 90 degrees.
+    turned = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+    for same in (
+        str(path),
+        picture,
+        picture.convert("RGBA"),
+        np.asarray(picture),
+        turned,
+        Image.open(turned),
+    ):
         assert network.predict(same) == first
     several = network.predict([path, picture, np.asarray(picture)], top=2)
     for answer in several:
@@ -68,6 +84,30 @@ def test_several_views_are_averaged_as_log_probabilities(network, picture):
     )
 
 
+def test_threads_leave_the_settings_of_the_process_as_they_were(network, picture, tmp_path):
+    path = tmp_path / "picture.png"
+    picture.save(path)
+    with settings.restored(["jax_enable_x64"]), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        jax.config.update("jax_enable_x64", True)
+        filters = list(warnings.filters)
+        answers = []
+
+        def ask():
+            for _ in range(10):
+                answers.append(network.predict(path))
+
+        asking = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+        assert jax.config.jax_enable_x64
+        assert warnings.filters == filters
+    assert len(answers) == 60
+    assert all(answer == network.predict(path) for answer in answers)
+
+
 def test_square_images_are_taken_as_they_are(network):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     rows = network.probabilities(images)
@@ -76,17 +116,23 @@ def test_square_images_are_taken_as_they_are(network):
     assert network.probabilities(images[0]).shape == (10,)
 
 
-def test_evaluate_agrees_with_probabilities():
-    data = cifar_jax.dataset("digits")
+@pytest.fixture(scope="module")
+def digits():
+    return cifar_jax.dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def of_digits(digits):
+    """An untrained network of digits."""
     model = {"name": "linear", "dtype": "float32"}
     variables = init_variables(cifar_jax.models.create_model("linear", 10), 0, 32)
-    network = cifar_jax.Network(
+    return cifar_jax.Network(
         weights.Weights(
             jax.tree.map(np.asarray, variables),
             model,
-            data.class_names,
-            data.mean,
-            data.std,
+            digits.class_names,
+            digits.mean,
+            digits.std,
             32,
             {"name": "digits"},
             1,
@@ -94,10 +140,29 @@ def test_evaluate_agrees_with_probabilities():
             None,
         )
     )
-    result = network.evaluate(data)
-    rows = network.probabilities(data.test.images)
-    assert result.accuracy == np.mean(rows.argmax(axis=1) == data.test.labels)
-    assert network.evaluate(data.test).loss == result.loss
+
+
+def test_evaluate_agrees_with_probabilities(digits, of_digits):
+    result = of_digits.evaluate(digits)
+    rows = of_digits.probabilities(digits.test.images)
+    assert result.accuracy == np.mean(rows.argmax(axis=1) == digits.test.labels)
+    assert of_digits.evaluate(digits.test).loss == result.loss
+
+
+@pytest.mark.parametrize(
+    ("count", "change", "says"),
+    [
+        (9, 7, "a label is 1[0-6], but the network's classes are 0 to 9"),
+        (9, -8, "a label is -"),
+        (8, 0, "there are 9 images, but 8 labels"),
+        (0, 0, "there are no images"),
+    ],
+)
+def test_labels_that_the_network_does_not_have(digits, of_digits, count, change, says):
+    images = digits.test.images[: 9 if count else 0]
+    split = datasets.Split(images, digits.test.labels[:count] + np.int32(change))
+    with pytest.raises(cifar_jax.UserError, match=says):
+        of_digits.evaluate(split)
 
 
 def test_a_run_a_file_and_its_latest_weights(trained):
@@ -109,6 +174,15 @@ def test_a_run_a_file_and_its_latest_weights(trained):
     assert repr(by_folder) == f"Network({by_folder.weights.model['name']}, 10 classes of digits)"
 
 
+def cut_short():
+    """An opened picture whose file ends in the middle."""
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(
+        whole, "png"
+    )
+    return Image.open(io.BytesIO(whole.getvalue()[:2000]))
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [
@@ -118,10 +192,13 @@ def test_a_run_a_file_and_its_latest_weights(trained):
         (7, "a picture is a path, a PIL image or a uint8 array, not int"),
         ([], "the list is empty"),
         ("no.png", "no.png"),
+        (lambda: Image.new("RGB", (0, 4)), "no pixels: it is 0x4"),
+        (cut_short, "a picture cannot be read"),
         (".", "folder"),
     ],
 )
 def test_what_is_no_picture(network, image, says):
+    image = image() if callable(image) else image
     with pytest.raises(cifar_jax.UserError, match=says):
         network.predict(image)
 

@@ -237,6 +237,29 @@ def test_a_damaged_config_of_a_run_is_told_in_every_mode(trained, copy, pictures
     assert everything_in(copy) == before
 
 
+def test_a_workdir_whose_name_is_not_utf8(trained, tmp_path):
+    workdir = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    said = trained.call(f"--config={trained.recipe}", f"--workdir={workdir}").refusal()
+    assert said.startswith("the workdir '")
+    assert said.endswith("caf\\udce9' is not valid UTF-8: rename it")
+    assert not os.path.exists(workdir)
+
+
+def test_epochs_beyond_every_step_that_is_counted(trained, tmp_path):
+    # The backbone of this network is empty, and its head is trained from the first step on.
+    fields = {
+        "transfer.frozen_epochs": 1e9,
+        "lr_schedule.name": "step",
+        "lr_schedule.boundaries": (1e9,),
+    }
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    init = f"--config.init_from={trained.workdir}"
+    answer = trained.call(
+        f"--config={trained.recipe}", *flags, init, f"--workdir={tmp_path / 'run'}"
+    )
+    assert answer.status == 0, answer
+
+
 def test_a_new_run_that_cannot_start_leaves_no_folder(trained, tmp_path):
     archive = "--config.dataset.archive=nothing"
     answer = trained.call("--config=" + str(trained.recipe), archive, cwd=tmp_path)

@@ -1,5 +1,6 @@
 """Comparing runs. The runs' figures are made up, so each result can be worked out by hand."""
 
+import json
 import os
 import shutil
 
@@ -111,6 +112,27 @@ def test_means_are_over_finished_runs(runs_folder):
         "80.00 ± 14.14 %",
         "2 of 3",
     )
+
+
+def test_runs_on_other_images_are_not_averaged(tmp_path):
+    for name, images, scores, finished in (
+        ("pets-0", "sha256:1", [0.9], True),
+        ("pets-1", None, [0.7], False),
+        ("cars-0", "sha256:2", [0.5], True),
+        ("moved-0", "sha256:1", [0.8], True),
+    ):
+        path = {"dataset.name": "folder", "dataset.path": name.partition("-")[0]}
+        more = {} if finished else {"num_epochs": 2}
+        run = write_run(tmp_path / name, scores, report=finished, **path, **more, seed=len(name))
+        if images:
+            report = json.loads((run / "report.json").read_text())
+            report["dataset"]["fingerprint"] = {"test": images}
+            (run / "report.json").write_text(json.dumps(report))
+    found = comparison.compare([str(tmp_path)])
+    groups = [[run.name for run in recipe.runs] for recipe in found.recipes]
+    # Another number of epochs is another recipe.
+    assert sorted(map(sorted, groups)) == [["cars-0"], ["moved-0", "pets-0"], ["pets-1"]]
+    assert comparison.differences(found.recipes)["dataset.path"] == ["pets", "pets", "cars"]
 
 
 def test_only_what_differs_is_listed(runs_folder):

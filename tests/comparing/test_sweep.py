@@ -13,6 +13,7 @@ import pytest
 
 from cifar_jax.cli import arguments
 from cifar_jax.comparing import sweep
+from cifar_jax.config import to_json
 from cifar_jax.errors import UserError
 from tests.helpers import cli, runs
 from tests.helpers.run_folders import config, write_run
@@ -102,6 +103,28 @@ def test_recipes_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert [each.workdir for each in plan] == ["runs/x-same-seed0", "runs/y-same-seed0"]
 
 
+def test_recipes_of_one_name_in_folders_of_one_name(tmp_path):
+    text = (runs.ROOT / "configs" / "lenet.py").read_text()
+    recipes = [
+        tmp_path / name for name in ("a/x/same.py", "b/x/same.py", "c/a-x-same.py", "a-x/y.py")
+    ]
+    for recipe in recipes:
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(text)
+    plan = sweep.plan(list(map(str, recipes)), [], [], "runs", load)
+    names = [each.workdir.removeprefix("runs/").removesuffix("-seed0") for each in plan]
+    above = tmp_path.name
+    assert names == [f"{above}-a-x-same", "b-x-same", "c-a-x-same", "y"]
+    # Whatever stands before them, a-x/y.py and a/x-y.py are joined to the same name.
+    equal = [tmp_path / "a-x" / "y.py", tmp_path / "a" / "x-y.py"]
+    equal.append(tmp_path / "z" / "y.py")
+    for recipe in equal[1:]:
+        recipe.parent.mkdir(exist_ok=True)
+        recipe.write_text(text)
+    with pytest.raises(UserError, match="would get the same folder: rename one"):
+        sweep.plan([*map(str, equal), str(tmp_path / "a-x-y.py")], [], [], "runs", load)
+
+
 def test_nothing_is_begun_where_a_folder_holds_another_recipe(tmp_path):
     write_run(tmp_path / "lenet-seed0", [0.5])
     with pytest.raises(UserError, match="holds a run of another recipe"):
@@ -114,6 +137,11 @@ def test_what_is_finished_is_not_begun_again(tmp_path, capfd):
         assert sweep.run(planned(tmp_path, "a", "b"), command) == ({}, 0)
     assert (tmp_path / "a" / "started").read_text() == f"--workdir={tmp_path / 'a'}\n"
     assert "b: finished already" in capfd.readouterr().out
+    (elsewhere,) = planned(tmp_path, "b")
+    (tmp_path / "b" / "config.json").write_text(to_json(elsewhere.config))
+    elsewhere.config.dataset.path = "cars"
+    sweep.run([elsewhere], command)
+    assert "b: finished already, with dataset.path=: to train on" in capfd.readouterr().out
     # A run with more epochs than before resumes. A run with an unreadable report runs again.
     (longer, *_), damaged = planned(tmp_path, "a"), tmp_path / "b" / "report.json"
     longer.config.num_epochs = 3

@@ -300,6 +300,14 @@ def test_folders_are_expanded_by_name(tmp_path):
     ]
 
 
+def test_photographs_that_pillow_may_not_read_are_not_left_out(tmp_path):
+    for name in ("a.png", "b.HEIC", "c.nef"):
+        (tmp_path / name).write_bytes(b"nothing")
+    found = find_pictures([str(tmp_path)])
+    assert [os.path.basename(path) for path in found] == ["a.png", "b.HEIC", "c.nef"]
+    assert_refused(found[1], "not a picture that Pillow can read")
+
+
 def test_a_folder_without_pictures_is_an_error(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match="no pictures in the folder"):

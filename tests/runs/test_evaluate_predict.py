@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -199,3 +200,20 @@ def test_weights_of_enlarged_images_take_small_ones_everywhere(found, pictures, 
     answers, _ = predict.predict_files(enlarged, [first])
     expected = predict.probabilities(found, load_picture(first, 4)[None])
     assert answers[0]["classes"][0]["probability"] == pytest.approx(expected.max(), rel=1e-5)
+
+
+def test_weights_of_another_run_have_a_result_of_their_own(trained, tmp_path):
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(trained.workdir, workdir)
+    shutil.copytree(trained.workdir, other)
+    answer = trained.call("--mode=eval", f"--workdir={workdir}")
+    assert answer.status == 0, answer
+    own = (workdir / "confusion_best.png").stat().st_mtime_ns
+    for path in (other / "best.safetensors", workdir / "best.safetensors"):
+        answer = trained.call("--mode=eval", f"--workdir={workdir}", f"--weights={path}")
+        assert answer.status == 0, answer
+        report = json.loads((workdir / "report.json").read_text())
+        assert sorted(report["eval"]) == ["best", "other-best"]
+        assert (workdir / "confusion_other-best.png").exists()
+        kept = (workdir / "confusion_best.png").stat().st_mtime_ns == own
+        assert kept == (path.parent == other)

@@ -123,3 +123,19 @@ def test_singular_values_end_near_one_and_vectors_are_kept(shape):
         assert np.abs(values - np.diag(np.diag(values))).max() < 1e-4
         assert np.diag(values).min() > 0.6
         assert np.diag(values).max() < 1.3
+
+
+def test_a_head_of_convolutions_is_trained_as_a_dense_one():
+    rng = np.random.default_rng(0)
+    kernel, *gradients = (jnp.float32(rng.normal(size=(4, 5))) for _ in range(3))
+    found = []
+    for shape in ((4, 5), (1, 1, 4, 5)):
+        params = {"head": {"score": {"kernel": kernel.reshape(shape)}}}
+        chain = create()
+        state = chain.init(params)
+        for gradient in gradients:
+            tree = jax.tree.map(lambda p, g=gradient: g.reshape(p.shape), params)
+            updates, state = chain.update(tree, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+        found.append(np.asarray(params["head"]["score"]["kernel"]).reshape(4, 5))
+    np.testing.assert_array_equal(*found)

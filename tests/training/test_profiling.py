@@ -31,6 +31,17 @@ def test_a_profile_holds_the_dispatches_and_what_they_computed(trained, tmp_path
     assert losses[0] == losses[1]
 
 
+def test_a_run_of_two_dispatches_says_that_it_has_no_profile(trained, tmp_path):
+    answer = trained.call(
+        f"--config={trained.recipe}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.profile={tmp_path / 'profile'}",
+        "--config.steps_per_dispatch=1000",
+    )
+    assert answer.status == 0, answer
+    assert "profile: none, because training took no more than 2 dispatches" in answer.out
+
+
 def test_a_profile_that_cannot_be_written_is_told_in_one_line(trained, tmp_path):
     (tmp_path / "file").write_text("")
     answer = trained.call(
