@@ -24,7 +24,10 @@ __all__ = ["Network", "UserError", "dataset", "history", "load", "recipe", "trai
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from cifar_jax import api
+    from cifar_jax.system import modules
+
+    with modules.our_configs():
+        from cifar_jax import api
 
     return getattr(api, name)
 

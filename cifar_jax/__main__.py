@@ -1,6 +1,6 @@
 """The program: `python main.py`, `python -m cifar_jax` and, where the package is installed, `cifar-jax`."""
 
-from cifar_jax.system import console, interruption, malloc
+from cifar_jax.system import console, interruption, malloc, modules
 
 
 def run() -> None:
@@ -10,6 +10,7 @@ def run() -> None:
     malloc.restart_with_settings()
     console.never_fails()
     interruption.listen()
+    modules.prefer_ours()
     from cifar_jax.cli import command  # slow: imports JAX
 
     command.run()

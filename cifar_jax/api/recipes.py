@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
 from cifar_jax.errors import UserError
-from cifar_jax.system import files
+from cifar_jax.system import files, modules
 from configs import default
 
 # The folder configs/ of this program.
@@ -36,8 +36,9 @@ def recipe(name: str | os.PathLike) -> ConfigDict:
     try:
         spec = importlib.util.spec_from_file_location("recipe", path)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config(argument) if colon else module.get_config()
+        with modules.our_configs():
+            spec.loader.exec_module(module)
+            config = module.get_config(argument) if colon else module.get_config()
     except (Exception, SystemExit) as error:
         raise UserError(code_error(error, path)) from None
     check_is_config(config, path)

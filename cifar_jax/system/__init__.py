@@ -1,6 +1,15 @@
 """The machine around the program: files, memory, signals and the terminal. Nothing here imports JAX.
 
-Take from here: `console`, `files`, `interruption`, `malloc`, `memory`, `start_time` and `threads`.
+Take from here: `console`, `files`, `interruption`, `malloc`, `memory`, `modules`, `start_time` and `threads`.
 """
 
-__all__ = ["console", "files", "interruption", "malloc", "memory", "start_time", "threads"]
+__all__ = [
+    "console",
+    "files",
+    "interruption",
+    "malloc",
+    "memory",
+    "modules",
+    "start_time",
+    "threads",
+]

@@ -1,0 +1,1 @@
+"""Recipes, one per file. `default` declares every field."""
