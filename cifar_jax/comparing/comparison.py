@@ -313,13 +313,16 @@ def _number_of_classes(workdir: str, config: ConfigDict, report: dict) -> int | 
 
 def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
     """Groups the runs by recipe, without the seed, and data. Highest mean score first; none yet, last."""
+    keys = [(repr(recipe_fields(run)), run.config.dataset.path) for run in runs]
     # Before its end, a run does not tell which images it has, only where from.
-    images_in = {run.config.dataset.path: run.test_images for run in runs if run.test_images}
-    by_recipe: dict[str, list[RunResult]] = {}
-    for run in runs:
-        path = run.config.dataset.path
-        images = run.test_images or images_in.get(path, path)
-        by_recipe.setdefault(repr((recipe_fields(run), images)), []).append(run)
+    images_of = {
+        key: run.test_images for key, run in zip(keys, runs, strict=True) if run.test_images
+    }
+    by_recipe: dict[tuple, list[RunResult]] = {}
+    for (recipe, path), run in zip(keys, runs, strict=True):
+        # Without a path, the data set's name is enough; the order of its images may depend on their source.
+        images = path and (run.test_images or images_of.get((recipe, path), path))
+        by_recipe.setdefault((recipe, images), []).append(run)
     recipes, taken = [], set()
     for members in by_recipe.values():
         members = sorted(members, key=lambda run: (run.config.seed, run.name))

@@ -32,22 +32,7 @@ DEFAULT_FIT = "crop+squash"
 # Pillow has no decoder (for WMF, only on Windows).
 NOT_DECODED = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"})
 # Suffixes of photographs that Pillow may have no decoder for: it says so, instead of leaving them out.
-PHOTOGRAPHS = frozenset(
-    {
-        ".heic",
-        ".heif",
-        ".hif",
-        ".avif",
-        ".jxl",
-        ".dng",
-        ".cr2",
-        ".cr3",
-        ".nef",
-        ".arw",
-        ".raf",
-        ".orf",
-    }
-)
+PHOTOGRAPHS = frozenset({".heic", ".heif", ".hif", ".avif", ".jxl"})
 
 
 def load_picture(path: str | os.PathLike, image_size: int) -> np.ndarray:
@@ -153,8 +138,8 @@ def _padded(picture: Image.Image, size: int) -> Image.Image:
 def find_pictures(paths: list[str]) -> list[str]:
     """The paths, with each folder replaced by the pictures directly in it, in the order of names.
 
-    In a folder, a picture is a file that is not hidden and has a suffix that Pillow knows, or that of a
-    camera's photographs.
+    In a folder, a picture is a file that is not hidden and has a suffix that Pillow knows, or one of
+    `PHOTOGRAPHS`.
 
     Raises:
       UserError: a folder contains no picture, or cannot be listed.

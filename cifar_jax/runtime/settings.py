@@ -37,13 +37,17 @@ def fix() -> None:
             jax.config.update(name, value)
 
 
-@threads.shared
 @contextlib.contextmanager
 def fixed():
     """Inside the `with`, JAX has the settings that results depend on; after it, those from before."""
-    with restored(FIXED):
+    with _fixed_restored():
         fix()
         yield
+
+
+@threads.shared
+def _fixed_restored():
+    return restored(FIXED)
 
 
 @contextlib.contextmanager

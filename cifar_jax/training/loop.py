@@ -25,7 +25,7 @@ from cifar_jax.storage import workdir as files_of
 from cifar_jax.system import interruption, start_time
 from cifar_jax.training import report
 from cifar_jax.training.pace import Pace
-from cifar_jax.training.profiling import Profile
+from cifar_jax.training.profiling import SKIPPED, Profile
 from cifar_jax.training.run import Run
 from cifar_jax.training.start import begin, prepare, repair_best_weights, restore_or_start
 
@@ -58,7 +58,7 @@ def train(
         interruption.before_leaving(lock.release)
         parallel.in_every_process(lock.acquire, "lock")
         run, fresh = parallel.in_every_process(lambda: prepare(config, workdir), "prepare")
-        same = (config_lib.recipe(config), datasets.describe(run.dataset))
+        same = (config_lib.recipe(config), datasets.describe(run.dataset), run.fingerprint)
         parallel.check_same("recipe or data", repr(same))
         parallel.in_every_process(lambda: begin(run, lock, fresh), "begin")
         with (
@@ -283,6 +283,11 @@ class Loop:
         self.checkpoints.wait()
         if self.tensorboard:
             self.tensorboard.close()
+        if 0 < self.pace.dispatches <= SKIPPED and self.config.profile:
+            parallel.say(
+                f"profile: none, because training took no more than {SKIPPED} dispatches: set a smaller "
+                "config.steps_per_dispatch"
+            )
         if not results:
             parallel.say(f"all {self.config.num_epochs} epochs are done already")
             results = self.evaluate(("test",))

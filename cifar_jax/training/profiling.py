@@ -36,12 +36,7 @@ class Profile:
     def __enter__(self):
         return self
 
-    def __exit__(self, error, *more):
-        if self._folder and not self._is_running and error is None:
-            parallel.say(
-                f"profile: none, because training took no more than {SKIPPED} dispatches: set a smaller "
-                "config.steps_per_dispatch"
-            )
+    def __exit__(self, *exception):
         self.close()
 
     def follow(self, dispatches: int) -> bool:

@@ -126,7 +126,7 @@ def finish(run: Run, history: list[dict], result: Result | SegmentationResult) -
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state_shapes(run).params)),
         "dataset": {
             **datasets.describe(run.dataset),
-            "fingerprint": provenance.dataset_fingerprint(run.dataset),
+            "fingerprint": run.fingerprint,
         },
         "final": history[-1],
         "best": best,

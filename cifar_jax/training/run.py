@@ -23,6 +23,7 @@ from cifar_jax.steps import (
     schedules,
     whitening,
 )
+from cifar_jax.storage import provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Run:
     task: steps.Task
     schedule: object
     steps_per_epoch: int
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """`provenance.dataset_fingerprint` of the data."""
+        return provenance.dataset_fingerprint(self.dataset)
 
     def path(self, name: str) -> str:
         return os.path.join(self.workdir, name)

@@ -10,7 +10,7 @@ from cifar_jax.errors import UserError
 from cifar_jax.inference import weights
 from cifar_jax.runtime import parallel, settings
 from cifar_jax.steps import TrainState
-from cifar_jax.storage import Checkpoints, Lock, provenance
+from cifar_jax.storage import Checkpoints, Lock
 from cifar_jax.storage import workdir as files_of
 from cifar_jax.training import report
 from cifar_jax.training.run import Run, create_run, first_state, state_shapes
@@ -46,7 +46,6 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
       UserError: checkpoints are missing, or belong to another data set.
     """
     data, now = datasets.describe(run.dataset), settings.of_the_user()
-    digests = provenance.dataset_fingerprint(run.dataset)
     if checkpoints.latest_step() is None:
         # A kill after one epoch may have come before its checkpoint; after two, one must be there.
         is_finished = os.path.exists(run.path(files_of.REPORT))
@@ -58,7 +57,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
         if fresh is None:
             parallel.say("no checkpoint was saved yet: starting from the beginning")
             fresh = first_state(run)
-        progress = {"data": data, "fingerprint": digests, "settings": now}
+        progress = {"data": data, "fingerprint": run.fingerprint, "settings": now}
         return fresh, {"history": [], "seconds": 0.0, **progress}
     state, progress = checkpoints.restore(state_shapes(run))
     if _rounded(progress["data"]) != _rounded(data):
@@ -67,16 +66,15 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
             f"({progress['data']} then, {data} now)"
         )
     # Checkpoints of older versions have none.
-    changed = [
-        name for name, was in progress.get("fingerprint", {}).items() if was != digests[name]
-    ]
+    before = progress.get("fingerprint", run.fingerprint)
+    changed = [name for name in before if before[name] != run.fingerprint[name]]
     if changed:
         raise UserError(
-            f"the {' and '.join(changed)} images or labels have changed since the run in {run.workdir} was "
-            f"started: use a new --workdir (with --config.init_from={run.workdir} to start from its best "
-            "weights)"
+            f"the {' and '.join(changed)} images, their labels or their order differ from those that the run "
+            f"in {run.workdir} was started with: use a new --workdir (with "
+            f"--config.init_from={run.workdir} to start from its best weights)"
         )
-    progress["fingerprint"] = digests
+    progress["fingerprint"] = run.fingerprint
     epoch, position = divmod(int(state.step), run.steps_per_epoch)
     parallel.say(
         f"resuming {run.workdir} after epoch {epoch}, step {position} of {run.steps_per_epoch}"

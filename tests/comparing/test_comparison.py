@@ -115,24 +115,36 @@ def test_means_are_over_finished_runs(runs_folder):
 
 
 def test_runs_on_other_images_are_not_averaged(tmp_path):
-    for name, images, scores, finished in (
-        ("pets-0", "sha256:1", [0.9], True),
-        ("pets-1", None, [0.7], False),
-        ("cars-0", "sha256:2", [0.5], True),
-        ("moved-0", "sha256:1", [0.8], True),
+    for name, images in (
+        ("pets-0", "sha256:1"),
+        ("pets-1", None),  # not finished
+        ("cars-0", "sha256:2"),
+        ("moved-0", "sha256:1"),
+        ("cifar10-0", "sha256:3"),
+        ("cifar10-1", "sha256:4"),  # in another order
+        ("cifar10-2", None),
+        ("cifar100-0", "sha256:5"),
     ):
-        path = {"dataset.name": "folder", "dataset.path": name.partition("-")[0]}
-        more = {} if finished else {"num_epochs": 2}
-        run = write_run(tmp_path / name, scores, report=finished, **path, **more, seed=len(name))
+        data = name.partition("-")[0]
+        fields = {"dataset.name": data, "num_epochs": 2}
+        if not data.startswith("cifar"):
+            fields |= {"dataset.name": "folder", "dataset.path": data}
+        scores = [0.5, 0.6] if images else [0.5]
+        run = write_run(tmp_path / name, scores, report=bool(images), **fields)
         if images:
             report = json.loads((run / "report.json").read_text())
             report["dataset"]["fingerprint"] = {"test": images}
             (run / "report.json").write_text(json.dumps(report))
     found = comparison.compare([str(tmp_path)])
     groups = [[run.name for run in recipe.runs] for recipe in found.recipes]
-    # Another number of epochs is another recipe.
-    assert sorted(map(sorted, groups)) == [["cars-0"], ["moved-0", "pets-0"], ["pets-1"]]
-    assert comparison.differences(found.recipes)["dataset.path"] == ["pets", "pets", "cars"]
+    assert sorted(map(sorted, groups)) == [
+        ["cars-0"],
+        ["cifar10-0", "cifar10-1", "cifar10-2"],
+        ["cifar100-0"],
+        ["moved-0", "pets-0", "pets-1"],
+    ]
+    paths = comparison.differences(found.recipes)["dataset.path"]
+    assert sorted(paths) == ["", "", "cars", "moved"]
 
 
 def test_only_what_differs_is_listed(runs_folder):

@@ -115,14 +115,12 @@ def test_recipes_of_one_name_in_folders_of_one_name(tmp_path):
     names = [each.workdir.removeprefix("runs/").removesuffix("-seed0") for each in plan]
     above = tmp_path.name
     assert names == [f"{above}-a-x-same", "b-x-same", "c-a-x-same", "y"]
-    # Whatever stands before them, a-x/y.py and a/x-y.py are joined to the same name.
-    equal = [tmp_path / "a-x" / "y.py", tmp_path / "a" / "x-y.py"]
-    equal.append(tmp_path / "z" / "y.py")
-    for recipe in equal[1:]:
-        recipe.parent.mkdir(exist_ok=True)
-        recipe.write_text(text)
-    with pytest.raises(UserError, match="would get the same folder: rename one"):
-        sweep.plan([*map(str, equal), str(tmp_path / "a-x-y.py")], [], [], "runs", load)
+    # To tell a-x/y.py from z/y.py, its folder is added; then, however many are, it is named like a-x-y.py.
+    equal = [str(tmp_path / name) for name in ("a-x/y.py", "z/y.py", "a-x-y.py")]
+    with pytest.raises(
+        UserError, match=r"a-x/y\.py and .*/a-x-y\.py would get the same folder: rename"
+    ):
+        sweep.plan(equal, [], [], "runs", load)
 
 
 def test_nothing_is_begun_where_a_folder_holds_another_recipe(tmp_path):

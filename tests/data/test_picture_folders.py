@@ -192,7 +192,10 @@ def test_train_evaluate_and_predict_on_a_folder(trained, pictures, tmp_path):
     longer = trained.call(
         f"--config={trained.recipe}", *flags, f"--workdir={workdir}", "--config.num_epochs=2"
     )
-    assert "the test images or labels have changed since the run in" in longer.refusal()
+    assert (
+        "the test images, their labels or their order differ from those that the run in"
+        in longer.refusal()
+    )
 
 
 def is_tested(path):

@@ -301,10 +301,10 @@ def test_folders_are_expanded_by_name(tmp_path):
 
 
 def test_photographs_that_pillow_may_not_read_are_not_left_out(tmp_path):
-    for name in ("a.png", "b.HEIC", "c.nef"):
+    for name in ("a.png", "b.HEIC", "c.avif", "d.nef"):
         (tmp_path / name).write_bytes(b"nothing")
     found = find_pictures([str(tmp_path)])
-    assert [os.path.basename(path) for path in found] == ["a.png", "b.HEIC", "c.nef"]
+    assert [os.path.basename(path) for path in found] == ["a.png", "b.HEIC", "c.avif"]
     assert_refused(found[1], "not a picture that Pillow can read")
 
 
