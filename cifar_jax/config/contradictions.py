@@ -147,7 +147,7 @@ def _dataset_errors(flat: dict) -> Errors:
             yield (name,), f"{name} is {shown(value)}, but must be positive"
     # TFDS names may end in a colon and a version.
     dataset = flat["dataset.name"].partition(":")[0]
-    owner = flat["dataset.tiles"] if dataset == masks.MOSAIC else dataset
+    owner = flat["dataset.tiles"].partition(":")[0] if dataset == masks.MOSAIC else dataset
     if flat["dataset.labels"] == "coarse" and owner != "cifar100":
         names = ("dataset.labels", "dataset.name")
         yield names, "dataset.labels is 'coarse', which only cifar100 has"

@@ -137,6 +137,12 @@ def _choose(labels: np.ndarray, config, seed: int) -> tuple[np.ndarray, np.ndarr
         )
     validation = balanced_choice(labels, config.validation_examples, seed, _VALIDATION)
     rest = np.delete(np.arange(available), validation)
+    gone = np.setdiff1d(labels, labels[rest])
+    if gone.size:
+        raise UserError(
+            f"config.dataset.validation_examples={config.validation_examples} are drawn evenly from the "
+            f"classes, which leaves none of class {gone[0]} to train on: set fewer"
+        )
     if config.train_examples == 0:
         return validation, rest
     return validation, rest[balanced_choice(labels[rest], config.train_examples, seed, _SUBSET)]

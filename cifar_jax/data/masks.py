@@ -20,6 +20,10 @@ VOID = 255
 # The data sets with masks. A TFDS set has them if config.dataset.labels is `LABELS`.
 MOSAIC, SEGMENTATION_FOLDER = SETS = ("mosaic", "segmentation_folder")
 LABELS = "mask"
+# Raise it when masks are read in another way: those in the cache are then read again.
+READING = 3
+# So much of a PNG file says how many bits a pixel has.
+HEAD_BYTES = 26
 MOST_CLASSES = 254
 # Marks numbers and colours that are no class while a mask is read.
 _UNKNOWN = 254
@@ -145,17 +149,20 @@ class Reader:
     def read(self, path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray:
         """`numbers` of a file. Raises UserError, which names it, also if it cannot be read."""
         picture = pictures.open_as_it_is(path)
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
         try:
-            return self.numbers(picture, size)
+            return self.numbers(picture, size, head)
         except UserError as error:
             raise UserError(f"{files.shown(path)} {error}") from None
 
-    def numbers(self, picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    def numbers(self, picture: Image.Image, size: tuple[int, int], head: bytes) -> np.ndarray:
         """The class numbers of a mask: uint8 [height, width].
 
         Args:
           picture: the mask.
           size: width and height of the picture that it belongs to.
+          head: the first HEAD_BYTES of its file.
 
         Raises:
           UserError: it is a JPEG, has another size, or values that are no class. The message follows the
@@ -167,7 +174,10 @@ class Reader:
             raise UserError(
                 f"has {picture.width}x{picture.height} pixels, but its picture has {size[0]}x{size[1]}"
             )
-        values = self._colours(picture) if self._classes.colours else self._numbers(picture)
+        if self._classes.colours:
+            values = self._colours(picture)
+        else:
+            values = self._numbers(picture) // _scale_of_greys(head)
         numbers = self._table[values]
         unknown = values[numbers == _UNKNOWN]
         if unknown.size:
@@ -211,6 +221,12 @@ class Reader:
             f"the colour #{value:06X}, which is not in config.dataset.classes (config.dataset.void is the "
             "colour of pixels without a class)"
         )
+
+
+def _scale_of_greys(head: bytes) -> int:
+    """The factor by which Pillow spreads the numbers in a grey PNG of 2 or 4 bits over 0 to 255."""
+    is_grey_png = head.startswith(b"\x89PNG") and head[25:26] == b"\0"
+    return {2: 85, 4: 17}.get(head[24], 1) if is_grey_png else 1
 
 
 def _packed(colours: np.ndarray) -> np.ndarray:

@@ -15,8 +15,6 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import files
 
 _MASK, _PICTURE = "_mask", "_sat"
-# Raise it when masks are read in another way: those in the cache are then read again.
-_READING = 2
 
 # (picture, mask), paths of two files.
 Pair = tuple[str, str]
@@ -47,8 +45,8 @@ def segmentation_source(config, image_size: int) -> Source:
             raise UserError(f"the masks in {files.shown(folder)} have only one class, 0")
         return Images(*arrays, class_names=names, colours=colours, skipped=tuple(broken))
 
-    version = [digest, config.broken_pictures, config.classes, config.void, _READING]
-    return Source(folder, version, read)
+    version = [digest, len(splits[0]), config.broken_pictures, config.classes, config.void]
+    return Source(folder, [*version, masks.READING], read)
 
 
 def _splits(folder: str, share: float, seed: int) -> tuple[list[Pair], list[Pair]]:

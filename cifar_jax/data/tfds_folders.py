@@ -69,7 +69,7 @@ def folder_source(folder: Path, config, image_size: int) -> Source:
     classes = None
     if config.labels == masks.LABELS:
         classes = masks.parse_classes(config.classes, config.void)
-        version += [config.classes, config.void]
+        version += [config.classes, config.void, masks.READING]
     read = lambda: _read(folder, config.labels, classes, image_size)  # noqa: E731
     return Source(str(folder.resolve()), version, read)
 
@@ -117,6 +117,11 @@ def _read(folder: Path, labels: str, classes: masks.Classes | None, image_size: 
             ) from error
     if reader:
         names, colours = masks.names_and_colours(classes, reader)
+        if len(names) < 2:
+            raise UserError(
+                f"the masks in {folder} have only one class, 0 (config.dataset.void is the number of pixels "
+                "without a class)"
+            )
         return Images(*arrays, class_names=names, colours=colours)
     return Images(*arrays, class_names=_class_names(builder.info, label_key))
 
@@ -194,7 +199,7 @@ def _decode(
 def _mask(reader: masks.Reader, encoded: bytes, size: tuple[int, int], what: str) -> np.ndarray:
     with Image.open(BytesIO(encoded)) as mask:
         try:
-            return reader.numbers(mask, size)
+            return reader.numbers(mask, size, encoded[: masks.HEAD_BYTES])
         except UserError as error:
             raise UserError(f"{what} {error}") from None
 

@@ -199,6 +199,9 @@ def test_boundaries_after_the_last_epoch_are_for_a_longer_run():
 
 
 def test_coarse_labels_of_a_version_of_cifar100():
+    tiles = {"dataset__name": "mosaic", "dataset__tiles": "cifar100:3.0.2", "model__fcn_stride": 1}
+    fields = changed(**tiles, dataset__labels="coarse")
+    config_lib.validate(fields, default.FIELDS)
     fields = changed(dataset__name="cifar100:3.0.2", dataset__labels="coarse")
     config_lib.validate(fields, default.FIELDS)
 

@@ -315,6 +315,15 @@ def test_more_examples_than_there_are_is_refused(cifar10, train, validation):
         datasets.load(cifar10, seed=0)
 
 
+def test_a_validation_split_that_takes_all_of_a_class_is_refused(cifar10):
+    # The six images of each class are drawn evenly: from the 51st on, a class has none left.
+    cifar10.validation_examples = 51
+    with pytest.raises(UserError, match=r"leaves none of class \d to train on"):
+        datasets.load(cifar10, seed=0)
+    cifar10.validation_examples = 50
+    assert np.bincount(datasets.load(cifar10, seed=0).train.labels).tolist() == [1] * 10
+
+
 def test_exactly_all_examples_are_allowed(cifar10):
     cifar10.update({"train_examples": 40, "validation_examples": 20})
     data = datasets.load(cifar10, seed=0)

@@ -1,12 +1,15 @@
 """Data sets with masks: mosaics, folders and TFDS sets; what is read and what is refused."""
 
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax.data import datasets, masks, mosaic, pictures
+import cifar_jax
+from cifar_jax.data import datasets, folders, masks, mosaic, pictures
 from cifar_jax.data.masks import VOID
 from cifar_jax.data.source import Images, Source
 from tests.helpers import data_files as fixtures
@@ -67,9 +70,50 @@ def test_of_different_palettes_the_same_is_taken_in_any_order():
     for order in (pictures, pictures[::-1]):
         reader = masks.Reader(masks.parse_classes("", ""))
         for picture in order:
-            reader.numbers(picture, (20, 16))
+            reader.numbers(picture, (20, 16), b"")
         names, colours = masks.names_and_colours(masks.Classes(), reader)
         assert (names, colours) == (("0", "1", "2"), ((1, 9, 9),) * 3)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_grey_mask_of_few_bits_has_its_numbers(tmp_path, bits):
+    numbers = (np.arange(16).reshape(2, 8) % 2**bits).astype(np.uint8)
+    rows = np.unpackbits(numbers[..., None], axis=-1)[..., 8 - bits :].reshape(2, -1)
+    pixels = b"".join(b"\0" + row.tobytes() for row in np.packbits(rows, axis=-1))
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + data)
+    reader = masks.Reader(masks.parse_classes("", ""))
+    np.testing.assert_array_equal(reader.read(tmp_path / "mask.png", (8, 2)), numbers)
+
+
+def test_another_share_to_test_on_is_read_anew(folder, config):
+    # Names of which the last one and the last two are drawn: the same files, in the same order.
+    for trial in range(1000):
+        names = [f"{trial}-{i}.png" for i in range(5)]
+        drawn = [sorted(folders.drawn_to_test("", names, share, 0)) for share in (0.2, 0.4)]
+        if drawn == [names[4:], names[3:]]:
+            break
+    for kind in ("images", "masks"):
+        for i, path in enumerate(sorted((folder / kind).iterdir())):
+            path.rename(path.with_name(names[i])) if i < 5 else path.unlink()
+    for share, count in ((0.2, 1), (0.4, 2)):
+        config.test_share = share
+        data = datasets.load(config, seed=0)
+        assert (len(data.train.images), len(data.test.images)) == (5 - count, count)
+
+
+def test_python_loads_what_has_masks(folder):
+    data = cifar_jax.dataset("segmentation_folder", path=str(folder), image_size=8)
+    assert data.train.labels.shape == (8, 8, 8)
+    few = cifar_jax.dataset("mosaic", train_scenes=3, test_scenes=2, image_size=16)
+    assert few.test.labels.shape == (2, 16, 16)
 
 
 def test_pictures_and_masks_side_by_side_in_colours_with_splits(config, tmp_path):
@@ -237,3 +281,11 @@ def test_a_prepared_set_with_a_segmentation_mask(config, tmp_path):
     assert "the mask of picture 0 of train has the class number" in fixtures.error_line(config)
     config.labels = "fine"
     assert datasets.load(config, seed=0).train.labels.tolist() == [0, 1, 0, 1]
+    # Masks of 0 and 255, which is void.
+    for pairs in examples.values():
+        pairs[:] = [
+            (picture, np.where(mask > 2, 255, 0).astype(np.uint8)) for picture, mask in pairs
+        ]
+    fixtures.write_tfds_masks(tmp_path, "binary", examples)
+    config.name, config.labels, config.classes = "binary", "mask", ""
+    assert "have only one class, 0 (config.dataset.void is" in fixtures.error_line(config)
