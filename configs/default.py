@@ -80,7 +80,7 @@ FIELDS: dict[str, Field] = {
     "dataset.image_size": whole(32, 1, LARGEST_IMAGE),
     # Train on this many examples, drawn by seed and balanced over the classes. 0: all of them.
     "dataset.train_examples": whole(0, 0),
-    # Hold out this many training examples, drawn by seed, to choose the best epoch on. 0: none.
+    # Hold out this many training examples, drawn likewise, to choose the best epoch on. 0: none.
     "dataset.validation_examples": whole(0, 0),
     # Per channel, for pixels scaled to [0, 1]. Unset: computed from the training set.
     "dataset.mean": unset(tuple),
