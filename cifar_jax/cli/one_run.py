@@ -27,6 +27,7 @@ from cifar_jax.pages import evaluation as evaluation_page
 from cifar_jax.pages import segmentation as segmentation_page
 from cifar_jax.reporting import plots, reports
 from cifar_jax.runtime import determinism, parallel
+from cifar_jax.storage import provenance
 from cifar_jax.storage import workdir as files_of
 from cifar_jax.system import files, interruption
 from configs import default
@@ -99,6 +100,8 @@ def run_evaluate(args) -> int:
     config_lib.validate(config, default.FIELDS)
     config.dataset.image_size = found.image_size
     dataset = datasets.load(config.dataset, config.seed)
+    if args.workdir and args.config is None:
+        _warn_of_other_images(dataset, args.workdir)
     which = _which(args)
     result = network.evaluate(dataset, config)
     if not np.isfinite(result.loss):
@@ -114,6 +117,21 @@ def run_evaluate(args) -> int:
     if not args.json:
         print("written:", *written)
     return 0
+
+
+def _warn_of_other_images(dataset: datasets.Dataset, workdir: str) -> None:
+    """Prints a warning if the test images are not those that the report of the run is of."""
+    report = reports.read_report(os.path.join(workdir, files_of.REPORT))
+    try:
+        before = report["dataset"]["fingerprint"]["test"]
+    except (KeyError, TypeError):  # the run goes on, or an older version wrote it
+        return
+    if provenance.dataset_fingerprint(dataset)["test"] != before and parallel.is_main():
+        print(
+            "warning: the test images, their labels or their order differ from those that the run was "
+            "evaluated on; some may be images that it was trained on",
+            file=sys.stderr,
+        )
 
 
 def _origin(found: Weights) -> str:

@@ -189,6 +189,8 @@ def test_train_evaluate_and_predict_on_a_folder(trained, pictures, tmp_path):
     swapped = first.read_bytes(), last.read_bytes()
     last.write_bytes(swapped[0])
     first.write_bytes(swapped[1])
+    answer = trained.call("--mode=eval", f"--workdir={workdir}")
+    assert answer.err.startswith("warning: the test images, their labels or their order differ")
     longer = trained.call(
         f"--config={trained.recipe}", *flags, f"--workdir={workdir}", "--config.num_epochs=2"
     )
