@@ -121,12 +121,9 @@ def run_evaluate(args) -> int:
 
 def _warn_of_other_images(dataset: datasets.Dataset, workdir: str) -> None:
     """Prints a warning if the test images are not those that the report of the run is of."""
-    report = reports.read_report(os.path.join(workdir, files_of.REPORT))
-    try:
-        before = report["dataset"]["fingerprint"]["test"]
-    except (KeyError, TypeError):  # the run goes on, or an older version wrote it
-        return
-    if provenance.dataset_fingerprint(dataset)["test"] != before and parallel.is_main():
+    before = reports.test_images(reports.read_report(os.path.join(workdir, files_of.REPORT)))
+    now = provenance.dataset_fingerprint(dataset)["test"]
+    if before not in (None, now) and parallel.is_main():
         print(
             "warning: the test images, their labels or their order differ from those that the run was "
             "evaluated on; some may be images that it was trained on",

@@ -99,11 +99,8 @@ class RunResult:
 
     @property
     def test_images(self) -> str | None:
-        """The digest of the test images and labels; None before the end of the run."""
-        try:
-            return self.report["dataset"]["fingerprint"]["test"]
-        except (KeyError, TypeError):
-            return None
+        """`reports.test_images`; None before the end of the run."""
+        return reports.test_images(self.report)
 
     def epochs_to(self, target: float) -> int | None:
         """The first epoch with at least this score on the test images."""

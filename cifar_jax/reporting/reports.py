@@ -80,6 +80,14 @@ def read_report(path: str | os.PathLike) -> dict:
     return report
 
 
+def test_images(report: dict) -> str | None:
+    """The digest of the test images and labels in a report; None if it has none (an older version's)."""
+    try:
+        return report["dataset"]["fingerprint"]["test"]
+    except (KeyError, TypeError):
+        return None
+
+
 def plain(obj):
     """`obj` as JSON can hold it: NumPy values as numbers, tuples as lists, NaN and infinity as None.
 

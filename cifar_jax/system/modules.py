@@ -22,6 +22,10 @@ def prefer_ours() -> None:
 @contextlib.contextmanager
 def our_configs() -> Iterator[None]:
     """Inside the `with`, `import configs` gives the package of this program; then, what it gave before."""
+    known = sys.modules.get(_NAME)
+    if known and getattr(known, "__file__", None) == f"{_ROOT}/{_NAME}/__init__.py":
+        yield
+        return
     with _lock:
         theirs = _take()
         sys.modules.update(_ours)
