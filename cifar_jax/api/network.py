@@ -167,10 +167,8 @@ def _check_labels(split: datasets.Split, classes: int) -> None:
         raise UserError("there are no images to evaluate on")
     if len(split.labels) != len(split.images):
         raise UserError(f"there are {len(split.images)} images, but {len(split.labels)} labels")
-    labels = np.asarray(split.labels)
+    labels = masks.counted(np.asarray(split.labels))
     wrong = labels[(labels < 0) | (labels >= classes)]
-    if labels.ndim == 3:
-        wrong = wrong[wrong != masks.VOID]
     if wrong.size:
         raise UserError(f"a label is {wrong[0]}, but the network's classes are 0 to {classes - 1}")
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
 from cifar_jax import training
-from cifar_jax.data import datasets, masks
+from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import init_from
 from cifar_jax.reporting import reports
@@ -42,12 +42,8 @@ def dataset(name: str = "cifar10", seed: int = 0, **fields) -> datasets.Dataset:
             config.dataset[field] = value
         except TypeError as error:
             raise UserError(f"dataset.{field}: {error}") from None
-    # Any data set fits these.
-    config.batch_size, config.augment.crop_padding, config.model.name = 1, 0, "linear"
-    if name in masks.SETS or config.dataset.labels == masks.LABELS:
-        config.model.name, config.model.fcn_stride = "resnet20_v2", 1
     config_lib.expand_home(config, default.FIELDS)
-    config_lib.validate(config, default.FIELDS)
+    config_lib.validate(config, default.FIELDS, part="dataset.")
     return datasets.load(config.dataset, config.seed)
 
 

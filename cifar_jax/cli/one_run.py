@@ -122,8 +122,7 @@ def run_evaluate(args) -> int:
 def _warn_of_other_images(dataset: datasets.Dataset, workdir: str) -> None:
     """Prints a warning if the test images are not those that the report of the run is of."""
     before = reports.test_images(reports.read_report(os.path.join(workdir, files_of.REPORT)))
-    now = provenance.dataset_fingerprint(dataset)["test"]
-    if before not in (None, now) and parallel.is_main():
+    if before and before != provenance.digest(dataset.test) and parallel.is_main():
         print(
             "warning: the test images, their labels or their order differ from those that the run was "
             "evaluated on; some may be images that it was trained on",

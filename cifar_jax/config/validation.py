@@ -13,7 +13,7 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import memory
 
 
-def validate(config: ConfigDict, fields: dict[str, Field]) -> None:
+def validate(config: ConfigDict, fields: dict[str, Field], part: str = "") -> None:
     """Raises UserError with a line for each field that is wrong, all at once.
 
     A wrong field is reported once; the remaining checks see its default instead.
@@ -21,6 +21,7 @@ def validate(config: ConfigDict, fields: dict[str, Field]) -> None:
     Args:
       config: the recipe, with the command line's changes.
       fields: FIELDS of configs/default.py.
+      part: such as "dataset.": only mistakes that concern these fields and no others.
     """
     default, checked = to_config(fields), to_config(fields)
     errors = _field_errors(config, default, checked)
@@ -30,7 +31,10 @@ def validate(config: ConfigDict, fields: dict[str, Field]) -> None:
         flat |= {name: defaults[name] for name in wrong & fields.keys()}
         errors += [(names, words) for names, words in check(flat) if not wrong & {*names}]
     wrong = {name for names, _ in errors for name in names}
-    errors += _model_errors(checked, wrong)
+    if part:
+        errors = [error for error in errors if all(name.startswith(part) for name in error[0])]
+    else:
+        errors += _model_errors(checked, wrong)
     if errors:
         raise UserError("\n".join(f"config: {words}" for _, words in errors))
 

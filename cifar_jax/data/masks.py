@@ -100,9 +100,17 @@ def _colour(text: str, field: str) -> tuple[int, int, int]:
     return tuple(int(text[i : i + 2], 16) for i in (1, 3, 5))
 
 
-def names_and_colours(classes: Classes, reader: "Reader") -> tuple[tuple, tuple]:
-    """The names and colours of the classes: as given, else as the masks that were read have them."""
+def names_and_colours(classes: Classes, reader: "Reader", place: str) -> tuple[tuple, tuple]:
+    """The names and colours of the classes: as given, else as the masks that were read have them.
+
+    Raises UserError if the masks, which are in `place`, have only one class.
+    """
     names = classes.names or tuple(str(number) for number in range(reader.highest + 1))
+    if len(names) < 2:
+        raise UserError(
+            f"the masks in {place} have only one class, 0 (config.dataset.void is the number of pixels "
+            "without a class)"
+        )
     colours = classes.colours or default_colours(len(names))
     if not classes.colours and reader.palette is not None:
         colours = tuple(map(tuple, reader.palette[: len(names)].tolist()))
@@ -182,7 +190,7 @@ class Reader:
         unknown = values[numbers == _UNKNOWN]
         if unknown.size:
             raise UserError(f"has {self._words(int(unknown.flat[0]))}")
-        found = numbers[numbers != VOID]
+        found = counted(numbers)
         if found.size:
             with self._lock:
                 self.highest = max(self.highest, int(found.max()))
@@ -221,6 +229,11 @@ class Reader:
             f"the colour #{value:06X}, which is not in config.dataset.classes (config.dataset.void is the "
             "colour of pixels without a class)"
         )
+
+
+def counted(labels: np.ndarray) -> np.ndarray:
+    """The labels that count: class numbers [N] as they are, of masks those that are not void."""
+    return labels if labels.ndim == 1 else labels[labels != VOID]
 
 
 def _scale_of_greys(head: bytes) -> int:

@@ -40,9 +40,7 @@ def segmentation_source(config, image_size: int) -> Source:
             arrays += [images, labels]
             broken += errors
         folders.refuse_broken(broken, skip)
-        names, colours = masks.names_and_colours(classes, reader)
-        if len(names) < 2:
-            raise UserError(f"the masks in {files.shown(folder)} have only one class, 0")
+        names, colours = masks.names_and_colours(classes, reader, files.shown(folder))
         return Images(*arrays, class_names=names, colours=colours, skipped=tuple(broken))
 
     version = [digest, len(splits[0]), config.broken_pictures, config.classes, config.void]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cifar_jax.data.masks import VOID
+from cifar_jax.data import masks
 from cifar_jax.data.pictures import square_rgb
 from cifar_jax.errors import UserError
 from cifar_jax.system import memory
@@ -99,7 +99,7 @@ def completed(images: Images, place: str) -> Images:
     for split, labels in (("train", images.train_labels), ("test", images.test_labels)):
         if len(labels) == 0:
             raise UserError(f"{place}: the {split} split holds no images.")
-        counted = labels if labels.ndim == 1 else labels[labels != VOID]
+        counted = masks.counted(labels)
         if not counted.size:
             raise UserError(f"{place}: no pixel of the {split} split has a class.")
         low, high = int(np.min(counted)), int(np.max(counted))

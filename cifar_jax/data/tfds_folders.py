@@ -116,12 +116,7 @@ def _read(folder: Path, labels: str, classes: masks.Classes | None, image_size: 
                 f"{folder}: the {split} split is damaged ({files.reason(error)}); prepare it again."
             ) from error
     if reader:
-        names, colours = masks.names_and_colours(classes, reader)
-        if len(names) < 2:
-            raise UserError(
-                f"the masks in {folder} have only one class, 0 (config.dataset.void is the number of pixels "
-                "without a class)"
-            )
+        names, colours = masks.names_and_colours(classes, reader, str(folder))
         return Images(*arrays, class_names=names, colours=colours)
     return Images(*arrays, class_names=_class_names(builder.info, label_key))
 

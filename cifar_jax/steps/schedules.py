@@ -35,9 +35,14 @@ def learning_rate_schedule(config, num_epochs: float, steps_per_epoch: int) -> o
     return optax.join_schedules([rise(config.learning_rate, warmup), schedule], [warmup])
 
 
+def steps_of(epochs: float, steps_per_epoch: int) -> int:
+    """The steps in that many epochs, but no more than are counted."""
+    return min(round(epochs * steps_per_epoch), MAX_STEPS)
+
+
 def ended_after(config, epochs: float, steps_per_epoch: int) -> optax.Schedule:
     """`learning_rate_schedule` of a run of that many epochs; 0 from its end on."""
-    steps = round(epochs * steps_per_epoch)
+    steps = steps_of(epochs, steps_per_epoch)
     schedule = learning_rate_schedule(config, steps / steps_per_epoch, steps_per_epoch)
     return optax.join_schedules([schedule, optax.constant_schedule(0.0)], [steps])
 

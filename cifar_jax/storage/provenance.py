@@ -23,23 +23,24 @@ def versions() -> dict[str, str]:
 
 
 def dataset_fingerprint(dataset: datasets.Dataset) -> dict[str, str]:
-    """SHA-256 of the images and labels of each split, as "sha256:...".
-
-    Equal pixels and labels give equal digests, whatever they were read from.
-    """
+    """The `digest` of each split."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    return {name: _digest(split) for name, split in splits.items() if split}
+    return {name: digest(split) for name, split in splits.items() if split}
 
 
-def _digest(split: datasets.Split) -> str:
-    digest = hashlib.sha256()
+def digest(split: datasets.Split) -> str:
+    """SHA-256 of the images and labels of a split, as "sha256:...".
+
+    Equal pixels and labels in the same order give equal digests, whatever they were read from.
+    """
+    sha256 = hashlib.sha256()
     for array, dtype in ((split.images, np.uint8), (split.labels, "<i4")):
         # The bytes alone do not tell the shape.
-        digest.update(f"{array.shape}".encode())
+        sha256.update(f"{array.shape}".encode())
         # In parts: labels are widened, and masks are large.
         for start in range(0, len(array), 1000):
-            digest.update(np.ascontiguousarray(array[start : start + 1000], dtype).data)
-    return f"sha256:{digest.hexdigest()}"
+            sha256.update(np.ascontiguousarray(array[start : start + 1000], dtype).data)
+    return f"sha256:{sha256.hexdigest()}"
 
 
 @functools.cache

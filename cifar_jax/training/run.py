@@ -70,15 +70,14 @@ def create_run(config: ConfigDict, workdir: str, dataset: datasets.Dataset) -> R
     )
     whitening_epochs, whitening_schedule = config.optimizer.whitening_bias_epochs, None
     if whitening_epochs:
-        epochs = min(whitening_epochs, schedules.MAX_STEPS // per_epoch)
-        whitening_schedule = schedules.ended_after(config.lr_schedule, epochs, per_epoch)
+        whitening_schedule = schedules.ended_after(config.lr_schedule, whitening_epochs, per_epoch)
     task = steps.Task(
         model=model,
         optimizer=optimizer.create_optimizer(
             config.optimizer,
             schedule,
             config.transfer.backbone_lr_factor,
-            min(round(config.transfer.frozen_epochs * per_epoch), schedules.MAX_STEPS),
+            schedules.steps_of(config.transfer.frozen_epochs, per_epoch),
             config.model.dtype,
             whitening_schedule,
         ),

@@ -71,7 +71,7 @@ def test_of_different_palettes_the_same_is_taken_in_any_order():
         reader = masks.Reader(masks.parse_classes("", ""))
         for picture in order:
             reader.numbers(picture, (20, 16), b"")
-        names, colours = masks.names_and_colours(masks.Classes(), reader)
+        names, colours = masks.names_and_colours(masks.Classes(), reader, "")
         assert (names, colours) == (("0", "1", "2"), ((1, 9, 9),) * 3)
 
 

@@ -48,6 +48,13 @@ def test_a_boundary_beyond_every_step_that_is_counted_is_never_reached():
     check(schedule("step", boundaries=(4, 1e30), factor=0.1), {0: 0.8, 24: 0.08, 2**31 - 1: 0.08})
 
 
+def test_a_schedule_that_ends_after_every_step_that_is_counted():
+    config = default.get_config().lr_schedule
+    config.update({"name": "constant", "learning_rate": 0.8})
+    rate = schedules.ended_after(config, epochs=1e9, steps_per_epoch=PER_EPOCH)
+    check(rate, {0: 0.8, 2**31 - 2: 0.8})
+
+
 def test_constant_with_and_without_warm_up():
     check(schedule("constant"), {0: 0.8, 59: 0.8, 1000: 0.8})
     check(schedule("constant", warmup_epochs=0.5), {0: 0, 1: 0.8 / 3, 2: 1.6 / 3, 3: 0.8, 59: 0.8})
