@@ -15,8 +15,6 @@ from cifar_jax.system import files
 # The names of split folders, in any case; the first one that is there counts.
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("test", "testing", "val", "validation", "valid")
-# Folders that systems and programs leave behind. Hidden folders are skipped too.
-SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 # How many broken pictures a message names.
 _NAMED = 3
 
@@ -32,20 +30,13 @@ def split_folders(folder: str) -> tuple[str, str] | None:
         raise UserError(f"config.dataset.path: there is no folder {shown}")
     if not os.path.isdir(folder):
         raise UserError(f"config.dataset.path: {shown} is a file, not a folder")
-    here = subfolders(folder)
+    here = files.subfolders(folder)
     train, test = first_present(TRAIN_FOLDERS, here), first_present(TEST_FOLDERS, here)
     if train and test:
         return train, test
-    if train and subfolders(os.path.join(folder, train)):
+    if train and files.subfolders(os.path.join(folder, train)):
         raise UserError(f"{shown} has a folder {train}, but no folder test or val beside it")
     return None
-
-
-def subfolders(folder: str) -> list[str]:
-    """The names of a folder's subfolders, without hidden ones and those of `SYSTEM_FOLDERS`."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
-    return sorted(n for n in names if not n.startswith(".") and n not in SYSTEM_FOLDERS)
 
 
 def first_present(wanted: tuple[str, ...], names: list[str]) -> str | None:

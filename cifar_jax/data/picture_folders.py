@@ -1,5 +1,7 @@
 """The user's own pictures: a folder with one subfolder per class, decoded in parallel.
 
+A class has the pictures of its folder and of all folders below it.
+
 If the folder contains `train` and `test` (or `val`), with class folders inside, those are the splits.
 Otherwise a share of each class is drawn to test on, by the names of its pictures and a separate seed. So
 the split belongs to the data set, and no run tests on pictures that another run trained on.
@@ -72,7 +74,7 @@ def _splits(folder: str, share: float, seed: int) -> tuple[dict, dict]:
 def _classes(folder: str) -> dict[str, list[str]]:
     """{class: paths of its pictures}, both in the order of names."""
     shown = files.shown(folder)
-    names = folders.subfolders(folder)
+    names = files.subfolders(folder)
     if not names:
         raise UserError(
             f"{shown} has no subfolders: put the pictures of each class into a subfolder"
@@ -83,7 +85,7 @@ def _classes(folder: str) -> dict[str, list[str]]:
         )
     for name in names:
         files.check_name(name, f"{shown}: the name of the class")
-    return {name: pictures.pictures_in(os.path.join(folder, name)) for name in names}
+    return {name: pictures.pictures_in(os.path.join(folder, name), nested=True) for name in names}
 
 
 def _decode(split: dict, size: int, what: str) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -138,11 +138,7 @@ def _padded(picture: Image.Image, size: int) -> Image.Image:
 def find_pictures(paths: list[str]) -> list[str]:
     """The paths, with each folder replaced by the pictures directly in it, in the order of names.
 
-    In a folder, a picture is a file that is not hidden and has a suffix that Pillow knows, or one of
-    `PHOTOGRAPHS`.
-
-    Raises:
-      UserError: a folder contains no picture, or cannot be listed.
+    Raises UserError as `pictures_in`.
     """
     found = []
     for path in paths:
@@ -150,25 +146,53 @@ def find_pictures(paths: list[str]) -> list[str]:
     return found
 
 
-def pictures_in(folder: str) -> list[str]:
-    """`find_pictures` for one folder."""
+def pictures_in(folder: str, nested: bool = False) -> list[str]:
+    """The paths of the pictures in a folder, and then, if `nested`, in each of its subfolders.
+
+    A picture is a file that is not hidden and has a suffix that Pillow knows, one of `PHOTOGRAPHS`, or no
+    suffix but a content that Pillow knows.
+
+    Raises:
+      UserError: there is no picture, or a folder cannot be listed.
+    """
     formats = set(_formats())
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
     suffixes |= PHOTOGRAPHS
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(
-                entry.name
-                for entry in entries
-                if not entry.name.startswith(".")
-                and os.path.splitext(entry.name)[1].lower() in suffixes
-                and not entry.is_dir()
-            )
-    except OSError as error:
-        raise UserError(f"{files.shown(folder)}: {files.reason(error)}") from error
-    if not names:
+
+    def below(inside: str) -> list[str]:
+        try:
+            with os.scandir(inside) as entries:
+                names = sorted(
+                    entry.name
+                    for entry in entries
+                    if not (entry.name.startswith(".") or entry.is_dir())
+                    and _is_picture(entry, suffixes)
+                )
+            deeper = files.subfolders(inside) if nested else []
+        except OSError as error:
+            raise UserError(f"{files.shown(inside)}: {files.reason(error)}") from error
+        found = [os.path.join(inside, name) for name in names]
+        return found + [path for name in deeper for path in below(os.path.join(inside, name))]
+
+    found = below(folder)
+    if not found:
         raise UserError(f"no pictures in the folder {files.shown(folder)}")
-    return [os.path.join(folder, name) for name in names]
+    return found
+
+
+def _is_picture(entry: os.DirEntry, suffixes: set[str]) -> bool:
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix or not entry.is_file():
+        return suffix in suffixes
+    # Only the header is read.
+    try:
+        with refused_bombs(), Image.open(entry.path, formats=_formats()):
+            return True
+    except Image.UnidentifiedImageError:
+        return False
+    # A picture, but a damaged one, or one that may not be read: decoding will say so.
+    except Exception:
+        return True
 
 
 def _formats() -> list[str]:

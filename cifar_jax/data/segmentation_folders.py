@@ -1,8 +1,9 @@
 """The user's own pictures with masks, decoded in parallel.
 
 A folder holds the folders `images` and `masks`, with files of equal names (or NAME and NAME_mask), or
-pictures NAME_sat and their masks NAME_mask side by side. Folders `train` and `test` (or `val`), each of which
-is such a folder, are the splits; otherwise a share is drawn to test on, as for `picture_folders`.
+pictures NAME_sat and their masks NAME_mask side by side; with or without folders inside. Folders `train` and
+`test` (or `val`), each of which is such a folder, are the splits; otherwise a share is drawn to test on, as
+for `picture_folders`.
 """
 
 import os
@@ -66,16 +67,16 @@ def _splits(folder: str, share: float, seed: int) -> tuple[list[Pair], list[Pair
 
 def _pairs(folder: str) -> list[Pair]:
     """The pictures of a folder with their masks. Raises UserError if one of them lacks the other."""
-    inside = folders.subfolders(folder)
+    inside = files.subfolders(folder)
     images, of_masks = (folders.first_present((name,), inside) for name in ("images", "masks"))
     if images and of_masks:
-        found = pictures.pictures_in(os.path.join(folder, images))
-        mask_files = pictures.pictures_in(os.path.join(folder, of_masks))
+        found = pictures.pictures_in(os.path.join(folder, images), nested=True)
+        mask_files = pictures.pictures_in(os.path.join(folder, of_masks), nested=True)
     elif images or of_masks:
         lacks = "masks" if images else "images"
         raise UserError(f"{files.shown(folder)} has no folder {lacks} beside {images or of_masks}")
     else:
-        together = pictures.pictures_in(folder)
+        together = pictures.pictures_in(folder, nested=True)
         found = [path for path in together if not _stem(path).endswith(_MASK)]
         mask_files = [path for path in together if _stem(path).endswith(_MASK)]
         if not mask_files:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from cifar_jax.errors import UserError
 
+# Folders that systems and programs leave behind.
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 # The names of the temporary files of `atomic_path`.
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
@@ -55,6 +57,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
             _sync(folder)
     except OSError as error:
         raise UserError(f"cannot write {shown(path)}: {reason(error)}") from error
+
+
+def subfolders(folder: str | os.PathLike) -> list[str]:
+    """The names of a folder's subfolders, without hidden ones and those of `SYSTEM_FOLDERS`."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir()]
+    return sorted(n for n in names if not n.startswith(".") and n not in SYSTEM_FOLDERS)
 
 
 def check_name(path: str, what: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cifar_jax.data import datasets, folders
+from cifar_jax.errors import UserError
 from tests.helpers import data_files as fixtures
 
 
@@ -69,6 +70,26 @@ def test_the_split_has_a_seed_of_its_own_and_moving_the_folder_changes_nothing(
     assert colours(datasets.load(config, seed=0).test) == first
     config.split_seed = 1
     assert colours(datasets.load(config, seed=0).test) != first
+
+
+def test_a_class_has_the_pictures_of_all_folders_below_it_and_those_without_a_suffix(
+    tmp_path, config
+):
+    root = tmp_path / "pictures"
+    for folder, grey in (("a/images", 1), ("a/images/more", 2), ("a/.hidden", 3), ("a/@eaDir", 4)):
+        fill(root / folder, 5, grey)
+    fill(root / "b", 5, grey=5)
+    (root / "b" / "000.png").rename(root / "b" / "first")
+    (root / "b" / "LICENSE").write_text("not a picture")
+    (root / "b" / "sizes").write_bytes(bytes(range(256)))
+    data = datasets.load(config, seed=0)
+    read = [pixel for split in (data.train, data.test) for pixel in colours(split)]
+    assert sorted(read) == [(i, grey) for i in range(5) for grey in (1, 2, 5)]
+    assert [pixel for pixel in colours(data.train) if pixel[1] == 5][-1] == (0, 5)  # the last name
+    # A link to a folder above would be read again and again.
+    (root / "b" / "again").symlink_to(root / "b")
+    with pytest.raises(UserError, match="Too many levels of symbolic links"):
+        datasets.load(config, seed=0)
 
 
 def test_train_and_test_folders_are_the_splits_and_the_second_start_reads_the_cache(

@@ -1,5 +1,6 @@
 """Data sets with masks: mosaics, folders and TFDS sets; what is read and what is refused."""
 
+import os
 import shutil
 import struct
 import zlib
@@ -49,6 +50,18 @@ def test_a_folder_of_class_numbers(folder, config):
         assert split.labels.shape == split.images.shape[:3]
         found = np.rint(split.images[centre][..., 0] / 80).astype(int)
         np.testing.assert_array_equal(np.where(found == 3, VOID, found), split.labels[centre])
+
+
+def test_folders_inside_images_and_masks_change_nothing(folder, config):
+    flat = datasets.load(config, seed=0)
+    for name, inside in (("images", "2025/may"), ("masks", "first")):
+        (folder / name / inside).mkdir(parents=True)
+        for i in range(5):
+            os.rename(folder / name / f"{i}.png", folder / name / inside / f"{i}.png")
+    nested = datasets.load(config, seed=0)
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(getattr(nested, split).images, getattr(flat, split).images)
+        np.testing.assert_array_equal(getattr(nested, split).labels, getattr(flat, split).labels)
 
 
 def test_names_a_palette_and_another_number_for_void(folder, config):
