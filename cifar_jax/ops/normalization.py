@@ -76,20 +76,25 @@ def _normalize_forward(x, mean, scale, bias, low, high):
 
 
 def _normalize_backward(low, high, residuals, grad):
-    scale = residuals[2]
-
-    def pass_through(grad, x, mean, scale, bias):
-        y = (x - mean) * scale + bias
-        return jnp.where((y <= low) | (y >= high), jnp.zeros_like(grad), grad)
+    x, mean, scale, bias = residuals
 
     def terms(grad, x, mean, scale, bias):
-        passed = pass_through(grad, x, mean, scale, bias)
-        return passed, passed * (x - mean)
+        y = (x - mean) * scale + bias
+        if low > -jnp.inf:
+            grad = jnp.where(y > low, grad, 0)
+        if high < jnp.inf:
+            grad = jnp.where(y < high, grad, 0)
+        return grad, grad * (x - mean)
 
     kernel = functools.partial(cpu_kernels.normalize_grad_sums, low=low, high=high)
     total, product = _sums(kernel, terms, grad, *residuals)
-    grad_x = pass_through(grad, *residuals) * scale
-    return grad_x, -total * scale, product, total
+    # Not y > low and y < high again: XLA would store what the sums compared, and read it here.
+    y = (x - mean) * scale + bias
+    if low > -jnp.inf:
+        grad = jnp.where(y <= low, 0, grad)
+    if high < jnp.inf:
+        grad = jnp.where(y >= high, 0, grad)
+    return grad * scale, -total * scale, product, total
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)

@@ -20,7 +20,8 @@ def _relu_forward(x):
 
 
 def _relu_backward(y, grad):
-    return (jnp.where(y > 0, grad, 0),)
+    # XLA would compute y > 0 from x: the maximum of x and 0 is above 0 where x is.
+    return (jnp.where(y == 0, 0, grad),)
 
 
 relu.defvjp(_relu_forward, _relu_backward)
