@@ -29,7 +29,7 @@ from cifar_jax.reporting import plots, reports
 from cifar_jax.runtime import determinism, parallel
 from cifar_jax.storage import provenance
 from cifar_jax.storage import workdir as files_of
-from cifar_jax.system import files, interruption
+from cifar_jax.system import console, files, interruption
 from configs import default
 
 # The weights of a workdir itself, in the names of files and in report.json.
@@ -123,10 +123,9 @@ def _warn_of_other_images(dataset: datasets.Dataset, workdir: str) -> None:
     """Prints a warning if the test images are not those that the report of the run is of."""
     before = reports.test_images(reports.read_report(os.path.join(workdir, files_of.REPORT)))
     if before and before != provenance.digest(dataset.test) and parallel.is_main():
-        print(
-            "warning: the test images, their labels or their order differ from those that the run was "
-            "evaluated on; some may be images that it was trained on",
-            file=sys.stderr,
+        console.warn(
+            "the test images, their labels or their order differ from those that the run was evaluated on; "
+            "some may be images that it was trained on"
         )
 
 

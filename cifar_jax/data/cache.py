@@ -7,7 +7,6 @@ same time cannot damage it.
 
 import hashlib
 import json
-import logging
 import re
 import sys
 from pathlib import Path
@@ -16,13 +15,12 @@ import numpy as np
 
 from cifar_jax.data.source import Images, Source, completed
 from cifar_jax.errors import UserError
-from cifar_jax.system import files
+from cifar_jax.system import console, files
 
 # Raise it when the file format, the decoding of pictures, or the mean and deviation change.
 _FORMAT = 2
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _TUPLES = ("class_names", "mean", "std")
-_log = logging.getLogger(__name__)
 
 
 def read_through(folder: Path, name: str, source: Source, variant: list) -> Images:
@@ -60,7 +58,7 @@ def _read(path: Path, identity: str) -> Images | None:
         return None
     # Damage may raise nearly any exception of zipfile, NumPy or JSON.
     except Exception as error:
-        _log.warning("%s is damaged (%s) and will be made again.", path, files.reason(error))
+        console.warn(f"{path} is damaged ({files.reason(error)}) and will be made again")
         return None
 
 
@@ -77,8 +75,4 @@ def _write(path: Path, identity: str, images: Images) -> None:
         with files.atomic_path(path) as part, open(part, "wb") as file:
             np.savez(file, header=np.array(header), **arrays)
     except (OSError, UserError) as error:
-        _log.warning(
-            "Decoded images cannot be cached in %s: %s.",
-            path.parent,
-            files.reason(error),
-        )
+        console.warn(f"decoded images cannot be cached in {path.parent}: {files.reason(error)}")

@@ -11,7 +11,6 @@ import contextvars
 import ctypes
 import functools
 import hashlib
-import logging
 import os
 import platform
 import shlex
@@ -26,7 +25,7 @@ import jaxlib
 import numpy as np
 
 from cifar_jax.errors import UserError
-from cifar_jax.system import files
+from cifar_jax.system import console, files
 
 _SOURCE = Path(__file__).parent / "kernels" / "kernels.cc"
 _NAMES = (
@@ -42,7 +41,6 @@ _NAMES = (
     "normalize_grad_sums",
 )
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-w")
-_log = logging.getLogger(__name__)
 _portable = contextvars.ContextVar("portable", default=False)
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -176,17 +174,22 @@ def version() -> str | None:
         version, library = _built()
         _register(version, library)
     except (UserError, OSError) as error:
-        _log.warning("%s: training on the CPU is several times slower", files.reason(error))
+        console.warn(f"{files.reason(error)}: training on the CPU is several times slower")
         return None
     return version
 
 
 @functools.cache
 def _register(version: str, library: Path) -> None:
-    functions = ctypes.CDLL(str(library))
-    for name in _NAMES:
-        function = jax.ffi.pycapsule(getattr(functions, name))
-        jax.ffi.register_ffi_target(_target(name, version), function, platform="cpu")
+    try:
+        loaded = ctypes.CDLL(str(library))
+        functions = {name: getattr(loaded, name) for name in _NAMES}
+    except (OSError, AttributeError) as error:
+        library.unlink(missing_ok=True)  # The next start compiles it again.
+        raise UserError(f"the CPU kernels cannot be loaded ({files.reason(error)})") from error
+    for name, function in functions.items():
+        capsule = jax.ffi.pycapsule(function)
+        jax.ffi.register_ffi_target(_target(name, version), capsule, platform="cpu")
 
 
 def _built() -> tuple[str, Path]:
@@ -200,8 +203,11 @@ def _built() -> tuple[str, Path]:
     ingredients = [*sources, jaxlib.__version__, processor(), *flags]
     version = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]
     library = files.cache_folder() / f"cpu_kernels_{version}.so"
-    if library.exists():
-        return version, library
+    # Loading a part of a library may end the process.
+    digest = library.with_suffix(".sha256")
+    with contextlib.suppress(OSError):
+        if digest.read_text() == _digest(library):
+            return version, library
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
         raise UserError("no C++ compiler found (install g++ or clang, or set CXX)")
@@ -210,13 +216,20 @@ def _built() -> tuple[str, Path]:
     except OSError as error:
         raise UserError(f"cannot write {library.parent}: {files.reason(error)}") from error
     with files.atomic_path(library) as path:
-        command = [*shlex.split(compiler), *flags, f"-I{jax.ffi.include_dir()}", str(_SOURCE)]
         try:
-            subprocess.run([*command, "-o", path], check=True, capture_output=True, text=True)
-        except (subprocess.CalledProcessError, OSError) as error:
-            said = (getattr(error, "stderr", None) or files.reason(error)).strip().splitlines()
-            raise UserError(f"{compiler} cannot compile the CPU kernels ({said[0]})") from error
+            command = [*shlex.split(compiler), *flags, f"-I{jax.ffi.include_dir()}", str(_SOURCE)]
+            command += ["-o", path]
+            subprocess.run(command, check=True, capture_output=True, errors="replace")
+        except (subprocess.CalledProcessError, OSError, ValueError) as error:
+            said = (getattr(error, "stderr", "") or "").strip() or files.reason(error)
+            first = said.splitlines()[0]
+            raise UserError(f"{compiler} cannot compile the CPU kernels ({first})") from error
+    files.write_bytes(digest, _digest(library).encode())
     return version, library
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _target_flags() -> list[str]:

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import re
-import sys
 import warnings
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cifar_jax.ops import cpu_kernels
 from cifar_jax.runtime import settings
-from cifar_jax.system import files, threads
+from cifar_jax.system import console, files, threads
 
 OFF = "off"
 # JAX's settings that `enable()` changes.
@@ -137,7 +136,4 @@ def _heals(folder: Path, show):
 
 
 def _warn(folder: Path, error: OSError) -> None:
-    print(
-        f"warning: compiled programs cannot be cached in {folder}: {files.reason(error)}",
-        file=sys.stderr,
-    )
+    console.warn(f"compiled programs cannot be cached in {folder}: {files.reason(error)}")

@@ -10,12 +10,11 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import time
 
 from cifar_jax.errors import UserError
 from cifar_jax.runtime import parallel
-from cifar_jax.system import files
+from cifar_jax.system import console, files
 
 NAME = ".lock"
 # The errors of file systems without locks.
@@ -117,10 +116,9 @@ def _may_be_alive(holder: dict | None) -> bool:
     if holder is None:
         return False
     if holder["host"] != socket.gethostname():
-        print(
-            "warning: this file system has no locks: make sure that no run is still alive on "
-            f"{holder['host']} (process {holder['pid']}) in the same workdir",
-            file=sys.stderr,
+        console.warn(
+            "this file system has no locks: make sure that no run is still alive on "
+            f"{holder['host']} (process {holder['pid']}) in the same workdir"
         )
         return False
     try:

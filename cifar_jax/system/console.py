@@ -22,6 +22,11 @@ def restart_in_utf8() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def warn(line: str) -> None:
+    """Prints a line that users should know of, on standard error."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def never_fails() -> None:
     """Replaces standard output and error by streams whose writes never fail. `lost` tells if any did."""
     # If one of these descriptors is closed, a file opened later would get its number and our output.

@@ -37,10 +37,11 @@ from cifar_jax.training import report
 cpu_kernels.version()
 
 # Compiling takes much longer than running here, so it leaves out most optimisations.
-XLA_FLAGS = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false"
-)
+XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# Later versions have no such flag, and an unknown one ends the process.
+HAS_FUSION_EMITTERS_FLAG = jax.__version_info__ < (0, 11, 1)
+if HAS_FUSION_EMITTERS_FLAG:
+    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 ROOT = Path(__file__).resolve().parents[2]
 # On two busy cores, nothing here takes a tenth of this.
 DEADLINE_SECONDS = 300

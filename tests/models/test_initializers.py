@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from cifar_jax.models import create_model, layers
 from cifar_jax.steps import init_variables
+from tests.helpers import runs
 
 scaled = nn.initializers.variance_scaling
 # Ours and Flax's.
@@ -29,7 +30,8 @@ SHAPES = [(3, 3, 16, 40), (5, 2), (4, 256)]
 
 # With the flags that make tests fast, a formula is rounded differently in another loop; with XLA's own it
 # is not.
-jit = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
+options = {"xla_cpu_use_fusion_emitters": True} if runs.HAS_FUSION_EMITTERS_FLAG else {}
+jit = functools.partial(jax.jit, compiler_options=options)
 
 
 def drawn(initializers):

@@ -115,36 +115,57 @@ def unbuilt(monkeypatch, tmp_path):
     ("compiler", "said"),
     [
         ("/nowhere/g++", "/nowhere/g++ cannot compile the CPU kernels (No such file or directory)"),
-        ("false", "false cannot compile the CPU kernels"),
+        ("false", "false cannot compile the CPU kernels (Command"),
+        ("g++ -I'/opt/my dir", "g++ -I'/opt/my dir cannot compile the CPU kernels (No closing"),
+        (r"sh -c 'printf \\351t\\351 >&2; false'", "(\N{REPLACEMENT CHARACTER}t"),
     ],
 )
 def test_without_a_compiler_xla_convolves_and_a_line_says_so(
-    unbuilt, monkeypatch, caplog, compiler, said
+    unbuilt, monkeypatch, capsys, compiler, said
 ):
     monkeypatch.setenv("CXX", compiler)
     assert not cpu_kernels.available()
     assert not cpu_kernels.available()
-    (record,) = caplog.records
-    assert record.getMessage().startswith(said)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ")
+    assert said in line
     assert not list(unbuilt.rglob("*.so"))
 
 
-def test_a_cache_folder_that_cannot_be_made_gives_a_warning(unbuilt, caplog):
+def test_a_cache_folder_that_cannot_be_made_gives_a_warning(unbuilt, capsys):
     (unbuilt / "cache").write_text("a file, not a folder")
     assert not cpu_kernels.available()
-    assert "cannot write" in caplog.text
+    assert "cannot write" in capsys.readouterr().err
 
 
-def test_the_kernels_are_compiled_once(unbuilt, monkeypatch):
+def test_the_kernels_are_compiled_once_and_again_if_their_file_is_damaged(unbuilt, monkeypatch):
     # Counts its calls. Its output is what follows -o.
     compiler = unbuilt / "compiler"
     compiler.write_text(
         'echo called >> "$0.log"; while [ "$1" != -o ]; do shift; done; echo library > "$2"'
     )
     monkeypatch.setenv("CXX", f"sh {compiler}")
-    for _ in range(2):
-        cpu_kernels.version.cache_clear()
-        assert cpu_kernels.available()
+
+    def times_called():
+        for _ in range(2):
+            cpu_kernels.version.cache_clear()
+            assert cpu_kernels.available()
+        return len(compiler.with_suffix(".log").read_text().splitlines())
+
+    assert times_called() == 1
     (library,) = unbuilt.rglob("*.so")
     assert library.read_text() == "library\n"
-    assert compiler.with_suffix(".log").read_text() == "called\n"
+    library.write_text("libr")
+    assert times_called() == 2
+    assert library.read_text() == "library\n"
+
+
+def test_a_library_that_cannot_be_loaded_is_compiled_again_at_the_next_start(
+    unbuilt, monkeypatch, capsys
+):
+    monkeypatch.undo()  # loads libraries again
+    monkeypatch.setenv("XDG_CACHE_HOME", str(unbuilt / "cache"))
+    monkeypatch.setenv("CXX", "sh -c :")  # writes nothing
+    assert not cpu_kernels.available()
+    assert "the CPU kernels cannot be loaded" in capsys.readouterr().err
+    assert not list(unbuilt.rglob("*.so"))
