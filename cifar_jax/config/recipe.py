@@ -38,9 +38,8 @@ def recipe(config: ConfigDict) -> dict:
     return {name: fields[name] for name in fields if name not in NOT_PART_OF_THE_RECIPE}
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """The fields in which two recipes differ, as "name: old -> new"."""
-    old, new = recipe(old), recipe(new)
+def differences(old: dict, new: dict) -> list[str]:
+    """The fields in which two recipes, as `recipe` gives them, differ: "name: old -> new"."""
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())

@@ -2,6 +2,7 @@
 
 import collections
 
+import numpy as np
 import optax
 
 from cifar_jax.errors import UserError
@@ -45,6 +46,21 @@ def ended_after(config, epochs: float, steps_per_epoch: int) -> optax.Schedule:
     steps = steps_of(epochs, steps_per_epoch)
     schedule = learning_rate_schedule(config, steps / steps_per_epoch, steps_per_epoch)
     return optax.join_schedules([schedule, optax.constant_schedule(0.0)], [steps])
+
+
+def is_followed(config, history: list[dict]) -> bool:
+    """Whether the learning rates of a history are those of a recipe's schedule.
+
+    They are not if epochs were added to a run whose schedule depends on their number.
+    """
+    if not history:
+        return True
+    steps_per_epoch = history[0]["step"] // history[0]["epoch"]
+    schedule = learning_rate_schedule(config.lr_schedule, config.num_epochs, steps_per_epoch)
+    scheduled = schedule(np.array([entry["step"] - 1 for entry in history]))
+    rates = [entry["learning_rate"] for entry in history]
+    # Another machine rounds the cosine otherwise.
+    return np.allclose(rates, scheduled, rtol=1e-3, atol=1e-5 * config.lr_schedule.learning_rate)
 
 
 def _step(config, steps_per_epoch: int, warmup: int, decay_steps: int) -> optax.Schedule:

@@ -102,12 +102,20 @@ def check_recipe(workdir: str, config: ConfigDict, default: ConfigDict) -> None:
     """Raises UserError if the path is not a folder or holds a run of another recipe. Changes nothing."""
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise UserError(f"{workdir} is a file: --workdir takes a folder")
-    if not has_run(workdir):
-        return
-    old = read_config(workdir, default)
-    changed = config_lib.differences(old, config)
-    if config.num_epochs > old.num_epochs:
-        changed = [line for line in changed if not line.startswith("num_epochs:")]
+    if has_run(workdir):
+        refuse_another(workdir, config_lib.recipe(read_config(workdir, default)), config)
+
+
+def refuse_another(workdir: str, before: dict, config: ConfigDict) -> None:
+    """Raises UserError if `before`, the recipe of the run in a folder, is not that of config.
+
+    config may have more epochs, and fields that `before` lacks.
+    """
+    now = config_lib.recipe(config)
+    before = now | before
+    if now["num_epochs"] > before["num_epochs"]:
+        before["num_epochs"] = now["num_epochs"]
+    changed = config_lib.differences(before, now)
     if changed:
         raise UserError(
             f"{workdir} holds a run of another recipe ({'; '.join(changed)}): use a new --workdir, "

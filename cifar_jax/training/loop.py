@@ -44,7 +44,7 @@ def train(
       on_epoch: gets each new entry of the history, in the main process.
 
     Returns:
-      0 when all epochs are done, 128 plus the signal's number when a signal ended the run early.
+      0 when all epochs are done, 128 plus the signal's number after a signal.
 
     Raises:
       UserError: the data, the batch size or the workdir does not fit, or the loss is not finite.
@@ -66,6 +66,8 @@ def train(
             Checkpoints(workdir, before_save=lock.check) as checkpoints,
         ):
             state, progress = restore_or_start(run, checkpoints, fresh)
+            # Only now: a resumed run may have more epochs, but not if it cannot be resumed.
+            parallel.in_every_process(lambda: files_of.write_config(workdir, config), "config")
             loop = Loop(run, state, progress, checkpoints, interrupted, profile, on_epoch)
             return loop.run_epochs()
 
@@ -76,9 +78,10 @@ class Loop:
     Attributes:
       step: optimizer steps dispatched so far; `state` is that after them, perhaps still computed.
       last_evaluation, next_evaluation: the steps after which evaluation came last and comes next.
+      start: when training since the last evaluation began, as if nothing else had taken time.
       last_step: the end of the last epoch.
-      progress: what a checkpoint holds beside the state: `history`, the `data` and its `fingerprint`, JAX's
-        `settings`, and the `seconds` of earlier starts since the last evaluation.
+      progress: what a checkpoint holds beside the state: `history`, the `recipe`, the `data` and its
+        `fingerprint`, JAX's `settings`, and the `seconds` of earlier starts since the last evaluation.
     """
 
     def __init__(self, run, state, progress, checkpoints, interrupted, profile, on_epoch=None):
@@ -119,18 +122,18 @@ class Loop:
             per_epoch = self.run.steps_per_epoch
             epochs = epochs_evaluated(self.config, self.step // per_epoch)
             self.last_evaluation, self.next_evaluation = (epoch * per_epoch for epoch in epochs)
-            start = time.perf_counter() - self.progress["seconds"]
+            self.start = time.perf_counter() - self.progress["seconds"]
             self.pace.restart()
             with self.progress_bar() as bar:
                 while self.step < self.next_evaluation:
                     self.take_steps(bar)
                     if self.step < self.next_evaluation:
-                        self.progress["seconds"] = time.perf_counter() - start
+                        self.progress["seconds"] = time.perf_counter() - self.start
                         self.save_within_epoch()
                         if self.is_asked_to_leave():
                             return self.leave()
             results = self.evaluate()
-            state = self.save_epoch(results, start)
+            state = self.save_epoch(results)
             self.report_epoch(state)
             if self.step < self.last_step and self.is_asked_to_leave():
                 return self.leave()
@@ -205,9 +208,13 @@ class Loop:
         """Says how long the start took, and does what could wait until the devices had work."""
         seconds = start_time.seconds_since_start()
         parallel.say(f"first steps done {reports.duration(seconds)} after the start")
+        start = time.perf_counter()
         report.draw_first_batch(self.run)
         # Without this, other processes would wait in the next steps' collective, which fails after 30 s.
         parallel.barrier("first_batch")
+        # The second dispatch, under way, takes as long as the first; then the devices had to wait.
+        waited = time.perf_counter() - start - self.pace.first_seconds
+        self.start += max(0.0, waited)
 
     def pause(self) -> bool:
         """Does the host's work between dispatches; True if it is time to save or to leave."""
@@ -238,11 +245,11 @@ class Loop:
             if name in self.splits
         }
 
-    def save_epoch(self, results: dict, start: float) -> TrainState:
+    def save_epoch(self, results: dict) -> TrainState:
         """Adds the epoch to the history and saves both; returns the state on the host."""
         state = parallel.unreplicate(self.state)
         check_finite(self.run, state.metrics, state.params, results)
-        seconds, speed = time.perf_counter() - start, self.pace.images_per_second()
+        seconds, speed = time.perf_counter() - self.start, self.pace.images_per_second()
         self.history.append(report.epoch_entry(self.run, state, results, seconds, speed))
         self.best = report.better(self.best, self.history[-1])
         self.progress["seconds"] = 0.0
@@ -297,7 +304,7 @@ class Loop:
         )
         if parallel.is_main():
             report.finish(self.run, self.history, result)
-        return 0
+        return 128 + self.interrupted.signal if self.is_asked_to_leave() else 0
 
 
 def epochs_evaluated(config: ConfigDict, done: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import numpy as np
 from cifar_jax import config as config_lib
 from cifar_jax import steps
 from cifar_jax.data import datasets
+from cifar_jax.errors import UserError
 from cifar_jax.inference import Result, SegmentationResult, inference_weights, weights
 from cifar_jax.reporting import HistoryFile, plots, reports
 from cifar_jax.runtime import parallel, settings
@@ -101,6 +102,14 @@ def draw_first_batch(run: Run) -> None:
         plots.plot_batch(path, images, [names[label] for label in labels], *scale)
 
 
+def _is_written(path: str, final: dict) -> bool:
+    """Whether the report there is of a run that ended with this entry of the history."""
+    try:
+        return reports.read_report(path).get("final") == final
+    except UserError:  # damaged
+        return False
+
+
 def draw_history(run: Run, history: list[dict]) -> None:
     """Writes history.png, the curves of loss, accuracy and learning rate."""
     title = f"{run.config.model.name} on {run.dataset.name}"
@@ -114,7 +123,10 @@ def write_history(metrics: HistoryFile, history: list[dict]) -> None:
 
 
 def finish(run: Run, history: list[dict], result: Result | SegmentationResult) -> None:
-    """Writes the report and the plots, and prints a summary."""
+    """Writes the report and the plots, and prints a summary.
+
+    A report that has this history already stays: it tells where the run was trained, and has evaluations.
+    """
     best = best_epoch(history)
     draw_history(run, history)
     plots.plot_confusion(
@@ -140,7 +152,8 @@ def finish(run: Run, history: list[dict], result: Result | SegmentationResult) -
     }
     if provenance.revision():
         report["revision"] = provenance.revision()
-    reports.write_json(run.path(files_of.REPORT), report)
+    if not _is_written(run.path(files_of.REPORT), report["final"]):
+        reports.write_json(run.path(files_of.REPORT), report)
     names = (
         files_of.METRICS,
         files_of.REPORT,

@@ -1,15 +1,15 @@
 """The start of a training run: its data and first state, its folder, and its newest checkpoint."""
 
-import os
-
 import numpy as np
 from ml_collections import ConfigDict
 
+from cifar_jax import config as config_lib
 from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import weights
+from cifar_jax.reporting import reports
 from cifar_jax.runtime import parallel, settings
-from cifar_jax.steps import TrainState
+from cifar_jax.steps import TrainState, schedules
 from cifar_jax.storage import Checkpoints, Lock
 from cifar_jax.storage import workdir as files_of
 from cifar_jax.training import report
@@ -25,7 +25,7 @@ def prepare(config: ConfigDict, workdir: str) -> tuple[Run, TrainState | None]:
 
 
 def begin(run: Run, lock: Lock, fresh: TrainState | None) -> None:
-    """Makes the folder if it is new, locks it and writes the recipe (a resumed run may have more epochs).
+    """Makes the folder if it is new and locks it.
 
     Raises UserError if another process has begun a run there.
     """
@@ -36,19 +36,19 @@ def begin(run: Run, lock: Lock, fresh: TrainState | None) -> None:
             f"another process has just begun a run in {run.workdir}: "
             "start this one again to resume it"
         )
-    files_of.write_config(run.workdir, run.config)
 
 
 def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | None):
     """(state with host leaves, progress): from the newest checkpoint, else from `init_from` or scratch.
 
     Raises:
-      UserError: checkpoints are missing, or belong to another data set.
+      UserError: checkpoints are missing, or belong to another recipe or data set.
     """
     data, now = datasets.describe(run.dataset), settings.of_the_user()
+    recipe = config_lib.recipe(run.config)
     if checkpoints.latest_step() is None:
         # A kill after one epoch may have come before its checkpoint; after two, one must be there.
-        is_finished = os.path.exists(run.path(files_of.REPORT))
+        is_finished = reports.read_report(run.path(files_of.REPORT)).get("final")
         if is_finished or files_of.epochs_reported(run.workdir) > 1:
             raise UserError(
                 f"{run.workdir} has trained epochs, but its checkpoints are gone: use a new "
@@ -58,14 +58,16 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
             parallel.say("no checkpoint was saved yet: starting from the beginning")
             fresh = first_state(run)
         progress = {"data": data, "fingerprint": run.fingerprint, "settings": now}
-        return fresh, {"history": [], "seconds": 0.0, **progress}
+        return fresh, {"history": [], "seconds": 0.0, "recipe": recipe, **progress}
     state, progress = checkpoints.restore(state_shapes(run))
+    # Checkpoints of older versions have neither recipe nor fingerprint.
+    files_of.refuse_another(run.workdir, progress.get("recipe", {}), run.config)
+    progress["recipe"] = recipe
     if _rounded(progress["data"]) != _rounded(data):
         raise UserError(
             f"the data set differs from the one that the run in {run.workdir} was started with "
             f"({progress['data']} then, {data} now)"
         )
-    # Checkpoints of older versions have none.
     before = progress.get("fingerprint", run.fingerprint)
     changed = [name for name in before if before[name] != run.fingerprint[name]]
     if changed:
@@ -79,6 +81,12 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     parallel.say(
         f"resuming {run.workdir} after epoch {epoch}, step {position} of {run.steps_per_epoch}"
     )
+    if not schedules.is_followed(run.config, progress["history"]):
+        epochs = run.config.num_epochs
+        parallel.say(
+            f"from here on the learning rate is that of {epochs} epochs; so far it was that of fewer, so this "
+            f"will not be the same as a run of {epochs} from the start"
+        )
     for name, before in progress.get("settings", now).items():
         if now.get(name) != before:
             parallel.say(

@@ -203,6 +203,52 @@ def test_more_epochs_give_the_same_as_one_longer_run(hurt, unhurt, folder, field
     assert json.loads((longer / "config.json").read_text())["num_epochs"] == EPOCHS + 1
 
 
+def test_a_run_goes_on_with_its_own_recipe_only(trained, tmp_path):
+    shutil.copytree(trained.workdir, tmp_path / "run")
+    recipe, report = (tmp_path / "run" / name for name in ("config.json", "report.json"))
+    config, reported = json.loads(recipe.read_text()), report.read_bytes()
+
+    def ended(*args):
+        args = [f"--workdir={tmp_path / 'run'}", "--config.num_epochs=2", *args]
+        return runs.run([f"--config={trained.recipe}", *args], tmp_path / "log")
+
+    config["label_smoothing"] = 0.5
+    recipe.write_text(json.dumps(config))
+    answer = ended("--config.label_smoothing=0.5")
+    assert answer.status == 1
+    assert "another recipe (label_smoothing: 0.0 -> 0.5)" in answer.output
+    assert json.loads(recipe.read_text())["num_epochs"] == 1
+    recipe.unlink()
+    answer = ended("--config.seed=9")
+    assert answer.status == 1
+    assert "another recipe (seed: 0 -> 9)" in answer.output
+    assert not recipe.exists()
+    answer = ended("--config.num_epochs=1")
+    assert answer.status == 0, answer.output
+    assert "all 1 epochs are done already" in answer.output
+    assert recipe.exists()
+    assert report.read_bytes() == reported
+
+
+POINT = "before_metrics:2:SIGINT"  # after the last epoch; the first write is that of the start
+
+
+def test_added_epochs_change_a_cosine_and_a_late_signal_stops_no_run(trained, tmp_path):
+    args = [f"--config={trained.recipe}", f"--workdir={tmp_path / 'run'}"]
+    args += ["--config.lr_schedule.name=cosine"]
+    # Only evaluated: a kill came before the first epoch ended.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").write_text('{"format": 2, "eval": {}}')
+    ended = runs.run(args, tmp_path / "log")
+    assert ended.status == 0, ended.output
+    assert "from here on the learning rate" not in ended.output
+    ended = runs.run([*args, "--config.num_epochs=2"], tmp_path / "log", point=POINT)
+    assert "from here on the learning rate is that of 2 epochs" in ended.output
+    assert ended.status == 130
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["final"]["epoch"] == 2
+
+
 def _precisely(precision, args, log):
     jax.config.update("jax_default_matmul_precision", precision)
     runs.plotless_child(args, log, 1, "", None)
