@@ -83,6 +83,8 @@ def main(argv: list[str]) -> int:
         if args.distributed or args.coordinator_address or not alone:
             parallel.initialize(args.coordinator_address, args.num_processes, args.process_id)
             interruption.listen()  # again: JAX's runtime has taken SIGTERM
+        if args.mode not in ("compare", "sweep"):  # a sweep leaves them to its runs
+            parallel.start_devices()
         status = MODES[args.mode](args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -51,6 +51,20 @@ def _check_address(address: str, listens: bool) -> None:
             ) from None
 
 
+def start_devices() -> None:
+    """Starts the devices, which takes seconds on a GPU. Raises UserError if JAX cannot."""
+    try:
+        jax.devices()
+    # Without words where a plug-in is missing.
+    except (RuntimeError, AssertionError) as error:
+        asked = jax.config.jax_platforms
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        raise UserError(
+            f"JAX cannot start the devices{f' of JAX_PLATFORMS={asked}' if asked else ''}{reason}: unset "
+            "JAX_PLATFORMS, or install requirements-cuda.txt and the driver of the GPU"
+        ) from None
+
+
 def has_others() -> bool:
     """Whether this run has several processes. Does not start the devices, which takes seconds."""
     return jax.distributed.is_initialized() and jax.process_count() > 1

@@ -4,7 +4,9 @@ JAX reads its settings from environment variables such as JAX_ENABLE_X64. Some o
 numbers a run draws or computes, so the program sets them itself.
 """
 
+import concurrent.futures
 import contextlib
+import functools
 import os
 from collections.abc import Iterable
 
@@ -40,8 +42,12 @@ def fix() -> None:
 @contextlib.contextmanager
 def fixed():
     """Inside the `with`, JAX has the settings that results depend on; after it, those from before."""
-    with _fixed_restored():
+    with _fixed_restored(), contextlib.ExitStack() as contexts:
         fix()
+        # A context of JAX in this thread, as `with jax.enable_x64(True)`, comes before what was fixed.
+        for name, value in FIXED.items():
+            if getattr(jax.config, name, value) != value:
+                contexts.enter_context(getattr(jax, name.removeprefix("jax_"))(value))
         yield
 
 
@@ -53,7 +59,11 @@ def _fixed_restored():
 @contextlib.contextmanager
 def restored(names: Iterable[str]):
     """After the `with`, JAX's settings of these names are those from before."""
-    before = {name: getattr(jax.config, name) for name in names if hasattr(jax.config, name)}
+    there = [name for name in names if hasattr(jax.config, name)]
+    # In another thread: contexts of this one would hide the settings of the process.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        values = thread.map(functools.partial(getattr, jax.config), there)
+    before = dict(zip(there, values, strict=True))
     try:
         yield
     finally:

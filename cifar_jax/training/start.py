@@ -84,8 +84,8 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     if not schedules.is_followed(run.config, progress["history"]):
         epochs = run.config.num_epochs
         parallel.say(
-            f"from here on the learning rate is that of {epochs} epochs; so far it was that of fewer, so this "
-            f"will not be the same as a run of {epochs} from the start"
+            f"from here on the learning rate is that of {epochs} epochs; so far it was that of fewer, so "
+            f"this will not be the same as a run of {epochs} from the start"
         )
     for name, before in progress.get("settings", now).items():
         if now.get(name) != before:

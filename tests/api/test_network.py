@@ -84,6 +84,29 @@ def test_several_views_are_averaged_as_log_probabilities(network, picture):
     )
 
 
+@pytest.mark.parametrize(
+    ("context", "value"),
+    [
+        ("enable_x64", True),
+        ("disable_jit", True),
+        ("numpy_rank_promotion", "raise"),
+        ("numpy_dtype_promotion", "strict"),
+        ("default_prng_impl", "rbg"),
+        ("threefry_partitionable", False),
+    ],
+)
+def test_a_context_of_jax_changes_no_bit_and_ends_as_it_would(network, picture, context, value):
+    def values():
+        return {name: getattr(jax.config, name) for name in settings.FIXED}
+
+    expected, before = network.probabilities(picture), values()
+    with getattr(jax, context)(value):
+        inside = values()
+        assert (network.probabilities(picture) == expected).all()
+        assert values() == inside != before
+    assert values() == before
+
+
 def test_threads_leave_the_settings_of_the_process_as_they_were(network, picture, tmp_path):
     path = tmp_path / "picture.png"
     picture.save(path)

@@ -6,13 +6,15 @@ import os
 import shutil
 import types
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cifar_jax.cli import command
+from cifar_jax.errors import UserError
 from cifar_jax.inference import weights
-from cifar_jax.runtime import parallel
+from cifar_jax.runtime import parallel, settings
 from tests.helpers import runs
 
 # Recipe files, each with a mistake, and what the message must say.
@@ -416,3 +418,18 @@ def test_a_process_of_several_that_loses_another_says_so_and_leaves(error, monke
     monkeypatch.setattr(parallel, "has_others", lambda: False)
     with pytest.raises(error):
         command.main([])
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no plug-in\nand more"), AssertionError()], ids=repr
+)
+def test_devices_that_are_not_there_are_told_in_one_line(error, monkeypatch):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with settings.restored(["jax_platforms"]):
+        jax.config.update("jax_platforms", "cuda")
+        with pytest.raises(UserError) as told:
+            parallel.start_devices()
+    assert f"of JAX_PLATFORMS=cuda{' (no plug-in)' if str(error) else ''}: unset" in str(told.value)
