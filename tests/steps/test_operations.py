@@ -11,7 +11,7 @@ import pytest
 
 from cifar_jax import models, steps
 from cifar_jax.data.datasets import Dataset, Split
-from cifar_jax.ops import cpu_kernels
+from cifar_jax.ops import cpu_kernels, normalization
 from cifar_jax.runtime import parallel
 from cifar_jax.training.run import create_run, state_shapes
 from configs import resnet18, resnet20_v2, speedrun94
@@ -85,3 +85,19 @@ def test_kernels_are_orthogonalised_together():
     found = operations(speedrun94.get_config())
     # Three iterations of three products; the head and its two gradients.
     assert found["dot_general"] == 3 * 3 + 3
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bounds"), [(-np.inf, np.inf, 0), (0, np.inf, 1), (0, 6, 2)]
+)
+def test_the_gradient_of_a_norm_compares_with_its_bounds_alone(low, high, bounds):
+    def gradients(x, grad, *channel):
+        _, backward = jax.vjp(lambda *args: normalization.normalize(*args, low, high), x, *channel)
+        return backward(grad)
+
+    x, channel = jnp.zeros((BATCH, 4)), jnp.zeros(4)
+    with cpu_kernels.portable():
+        text = jax.jit(gradients).lower(x, x, channel, channel, channel).as_text()
+    # Once for the sums and once for the images. XLA would store a mask that serves both.
+    assert text.count("stablehlo.compare") == 2 * bounds
+    assert len(set(re.findall(r"stablehlo.compare +(\w+)", text))) == 2 * bounds
