@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
@@ -122,7 +123,8 @@ class Network:
         """Evaluates the network, on all devices. Every image counts once.
 
         Args:
-          data: a data set, of which the test split is taken, or a split.
+          data: a data set, of which the test split is taken, or a split, of NumPy or JAX arrays: images
+            uint8 [N, side, side, 3], labels integers [N], or [N, side, side] for segmentation.
           config: has `eval_batch_size` and `test_time_augmentation`; None: the defaults.
 
         Returns:
@@ -130,13 +132,14 @@ class Network:
           segmentation network `mean_iou`, `iou_per_class`, `accuracy`, `loss`, `confusion`, `predictions`.
 
         Raises:
-          UserError: the data set has other classes or another image size than the network.
+          UserError: the arrays have another form, or other classes or another image size than the network.
         """
         if not isinstance(data, datasets.Dataset | datasets.Split):
             raise UserError(
                 f"evaluate takes a data set, as cifar_jax.dataset returns it, or a split of it, not {data!r}"
             )
         split = data.test if isinstance(data, datasets.Dataset) else data
+        _check_arrays(split.images, split.labels)
         names = getattr(data, "class_names", self.class_names)
         if names != self.class_names:
             theirs, ours = (", ".join(x[:3]) for x in (self.class_names, names))
@@ -159,6 +162,27 @@ class Network:
             )
         with settings.fixed(), compile_cache.enabled():
             return evaluate.evaluate_weights(self.weights, split, config or default.get_config())
+
+
+def _check_arrays(images, labels) -> None:
+    """Raises UserError unless these are images and labels, or masks, as `Network.evaluate` takes them."""
+    if all(isinstance(array, np.ndarray | jax.Array) for array in (images, labels)):
+        side = images.shape[1:2]
+        are_images = images.dtype == np.uint8 and images.shape[1:] == (*side, *side, 3)
+        are_integers = labels.dtype.kind in "iu" and labels.dtype.isnative
+        if are_images and are_integers and labels.ndim and labels.shape[1:] in ((), side + side):
+            return
+    given = [
+        f"{name} {array.dtype} {list(array.shape)}"
+        if hasattr(array, "dtype")
+        else f"{name} that are a {type(array).__name__}"
+        for name, array in (("images", images), ("labels", labels))
+    ]
+    raise UserError(
+        "evaluate takes images uint8 [N, side, side, 3] with values from 0 to 255, and labels that are "
+        "integers [N], or masks [N, side, side], as arrays of NumPy or JAX, not "
+        + " and ".join(given)
+    )
 
 
 def _check_labels(split: datasets.Split, classes: int) -> None:

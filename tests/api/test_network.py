@@ -188,6 +188,47 @@ def test_labels_that_the_network_does_not_have(digits, of_digits, count, change,
         of_digits.evaluate(split)
 
 
+def with_channels(images, channels):
+    return np.resize(images, (*images.shape[:3], channels))
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "says"),
+    [
+        ("images", lambda x: np.float32(x / 255), r"not images float32 \[9, 32, 32, 3\]"),
+        ("images", lambda x: x[:, :, ::2], r"uint8 \[9, 32, 16, 3\]"),
+        ("images", lambda x: x[..., 0], r"uint8 \[9, 32, 32\]"),
+        ("images", lambda x: with_channels(x, 1), r"uint8 \[9, 32, 32, 1\]"),
+        ("images", lambda x: with_channels(x, 4), r"uint8 \[9, 32, 32, 4\]"),
+        ("images", lambda x: x[0, 0, 0, 0], r"uint8 \[\]"),
+        ("images", list, "not images that are a list and labels int32"),
+        ("labels", np.ndarray.tolist, "and labels that are a list"),
+        ("labels", lambda x: x * np.nan, r"and labels float64 \[9\]"),
+        ("labels", lambda x: x > 4, r"labels bool \[9\]"),
+        ("labels", lambda x: x.astype("U1"), "labels <U1"),
+        ("labels", lambda x: x.astype(object), "labels object"),
+        ("labels", lambda x: x.astype(">i4"), "labels >i4"),
+        ("labels", lambda x: x[:, None], r"labels int32 \[9, 1\]"),
+        ("labels", lambda x: np.eye(10, dtype=int)[x], r"labels int64 \[9, 10\]"),
+        ("labels", lambda x: np.zeros((9, 16, 16), int), r"labels int64 \[9, 16, 16\]"),
+        ("labels", lambda x: x[0], r"labels int32 \[\]"),
+    ],
+)
+def test_what_is_no_split(digits, of_digits, field, change, says):
+    arrays = {"images": digits.test.images[:9], "labels": digits.test.labels[:9]}
+    arrays[field] = change(arrays[field])
+    with pytest.raises(cifar_jax.UserError, match=f"images uint8 .*{says}"):
+        of_digits.evaluate(datasets.Split(**arrays))
+
+
+def test_arrays_of_jax_and_labels_of_other_integers(digits, of_digits):
+    images, labels = digits.test.images[:99], digits.test.labels[:99]
+    loss = of_digits.evaluate(datasets.Split(images, labels)).loss
+    for same in (labels.astype("uint8"), labels.astype("int64"), jax.numpy.asarray(labels)):
+        split = datasets.Split(jax.numpy.asarray(images), same)
+        assert of_digits.evaluate(split).loss == loss
+
+
 def test_a_run_a_file_and_its_latest_weights(trained):
     by_folder = cifar_jax.load(trained.workdir)
     by_file = cifar_jax.load(f"{trained.workdir}/best.safetensors")
