@@ -2,7 +2,6 @@
 
 import ast
 import glob
-import importlib.util
 import os
 import traceback
 
@@ -28,16 +27,15 @@ def recipe(name: str | os.PathLike) -> ConfigDict:
     Raises:
       UserError: there is no such recipe, or its code or a field is wrong.
     """
-    path, colon, argument = os.fspath(name).partition(":")
-    path = resolve(os.path.expanduser(path))
+    path, colon, argument = os.path.expanduser(os.fspath(name)), "", ""
+    if not os.path.isfile(path):  # the name of a folder may have a colon
+        path, colon, argument = path.partition(":")
+    path = resolve(path)
     line = path_error(path)
     if line:
         raise UserError(line)
     try:
-        spec = importlib.util.spec_from_file_location("recipe", path)
-        module = importlib.util.module_from_spec(spec)
-        with modules.our_configs():
-            spec.loader.exec_module(module)
+        with modules.our_configs(), modules.of_file(path) as module:
             config = module.get_config(argument) if colon else module.get_config()
     except (Exception, SystemExit) as error:
         raise UserError(code_error(error, path)) from None

@@ -1,11 +1,13 @@
-"""The package `configs` beside this one, where another project has one of that name too."""
+"""Imports: the package `configs` beside this one, where another project has one too; files as modules."""
 
 import contextlib
-import importlib
+import importlib.util
+import secrets
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _NAME = "configs"
@@ -37,6 +39,22 @@ def our_configs() -> Iterator[None]:
             sys.path.remove(_ROOT)
             _ours.update(_take())
             sys.modules.update(theirs)
+
+
+@contextlib.contextmanager
+def of_file(path: str) -> Iterator[ModuleType]:
+    """Runs a Python file and yields its module; raises whatever its code raises.
+
+    Inside the `with`, it is among the imported modules, as dataclasses need, under a name of its own.
+    """
+    name = f"file_{secrets.token_hex(8)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.modules.pop(name, None)
 
 
 def _take() -> dict:

@@ -1,5 +1,7 @@
 """Recipes are found by path, and those of the program by name, from any folder."""
 
+import sys
+
 import pytest
 
 import cifar_jax
@@ -62,6 +64,37 @@ def test_broken_recipes(name, tmp_path):
     with pytest.raises(cifar_jax.UserError) as caught:
         cifar_jax.recipe(tmp_path / name)
     assert says in str(caught.value)
+
+
+DATACLASS = """
+from __future__ import annotations
+
+import dataclasses
+
+from configs import default
+
+
+@dataclasses.dataclass
+class Size:
+    batch: int = 7
+
+
+def get_config(batch=None):
+    config = default.get_config()
+    config.batch_size = int(batch or Size().batch)
+    return config
+"""
+
+
+def test_a_recipe_with_a_dataclass_in_a_folder_with_a_colon(tmp_path):
+    path = tmp_path / "a:b" / "my.py"
+    path.parent.mkdir()
+    path.write_text(DATACLASS)
+    before = dict(sys.modules)
+    assert cifar_jax.recipe(path).batch_size == 7
+    assert cifar_jax.recipe(path.rename(tmp_path / "my.py")).batch_size == 7
+    assert cifar_jax.recipe(f"{tmp_path}/my.py:5").batch_size == 5
+    assert sys.modules == before
 
 
 def test_a_field_that_is_not_there():
