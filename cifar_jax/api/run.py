@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
@@ -27,24 +28,35 @@ def dataset(name: str = "cifar10", seed: int = 0, **fields) -> datasets.Dataset:
       name: "cifar10", "cifar100", "digits", "folder", "segmentation_folder", "mosaic", or a TFDS set that is
         prepared on this machine.
       seed: draws the validation split and the images of `train_examples`.
-      **fields: other fields of `config.dataset`, for example labels="coarse" or path="pets".
+      **fields: other fields of `config.dataset`, for example labels="coarse" or path="pets". NumPy's numbers
+        and path objects may be given too.
 
     Raises:
       UserError: a field or the data are wrong.
     """
     config = default.get_config()
-    config.seed = seed
+    _set(config, "seed", seed)
     for field, value in {"name": name, **fields}.items():
         if field not in config.dataset:
             hint = config_lib.nearest(field, list(config.dataset))
             raise UserError(f"there is no field dataset.{field}{hint}")
-        try:
-            config.dataset[field] = value
-        except TypeError as error:
-            raise UserError(f"dataset.{field}: {error}") from None
+        _set(config, f"dataset.{field}", value)
     config_lib.expand_home(config, default.FIELDS)
-    config_lib.validate(config, default.FIELDS, part="dataset.")
+    config_lib.validate(config, default.FIELDS, part=("dataset.", "seed"))
     return datasets.load(config.dataset, config.seed)
+
+
+def _set(config: ConfigDict, field: str, value) -> None:
+    """Sets a field, such as "dataset.path", also to a value of a wrong type, which `validate` reports."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, os.PathLike) and default.FIELDS[field].is_path:
+        value = os.fspath(value)
+    try:
+        config.update_from_flattened_dict({field: value})
+    except TypeError:
+        with config.ignore_type():
+            config.update_from_flattened_dict({field: value})
 
 
 def train(

@@ -13,7 +13,9 @@ from cifar_jax.errors import UserError
 from cifar_jax.system import memory
 
 
-def validate(config: ConfigDict, fields: dict[str, Field], part: str = "") -> None:
+def validate(
+    config: ConfigDict, fields: dict[str, Field], part: str | tuple[str, ...] = ""
+) -> None:
     """Raises UserError with a line for each field that is wrong, all at once.
 
     A wrong field is reported once; the remaining checks see its default instead.
@@ -21,7 +23,7 @@ def validate(config: ConfigDict, fields: dict[str, Field], part: str = "") -> No
     Args:
       config: the recipe, with the command line's changes.
       fields: FIELDS of configs/default.py.
-      part: such as "dataset.": only mistakes that concern these fields and no others.
+      part: such as ("dataset.", "seed"): only mistakes that concern these fields and no others.
     """
     default, checked = to_config(fields), to_config(fields)
     errors = _field_errors(config, default, checked)

@@ -69,7 +69,9 @@ def _locate(name: str, config) -> Source:
         return segmentation_source(config, size)
     if name == "digits":
         if config.labels != "fine":
-            raise UserError("digits has no coarse labels; set config.dataset.labels=fine.")
+            raise UserError(
+                f"digits has no {config.labels} labels; set config.dataset.labels=fine."
+            )
         return digits_source(size)
     return folder_source(_prepared_folder(name, config.data_dir), config, size)
 

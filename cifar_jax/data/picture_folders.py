@@ -25,7 +25,7 @@ def pictures_source(config, image_size: int) -> Source:
     """
     folder = os.path.abspath(os.path.expanduser(config.path))
     if config.labels != "fine":
-        raise UserError("a folder has no coarse labels; set config.dataset.labels=fine.")
+        raise UserError(f"a folder has no {config.labels} labels; set config.dataset.labels=fine.")
     train, test = _splits(folder, config.test_share, config.split_seed)
     names = tuple(train)
     paths = [path for split in (train, test) for paths in split.values() for path in paths]

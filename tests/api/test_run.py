@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import jax
+import numpy as np
 import pytest
 
 import cifar_jax
@@ -118,14 +119,36 @@ def test_mistakes_are_said_before_anything_is_made(config, tmp_path):
         cifar_jax.UserError, match=r"no field dataset\.lables; did you mean 'labels'"
     ):
         cifar_jax.dataset("digits", lables="fine")
-    with pytest.raises(cifar_jax.UserError, match=r"dataset\.image_size"):
-        cifar_jax.dataset("digits", image_size="big")
 
 
-def test_a_data_set():
-    data = cifar_jax.dataset("digits", validation_examples=100)
+def test_a_data_set(tmp_path):
+    data = cifar_jax.dataset("digits", seed=1, validation_examples=100)
     assert data.train.images.shape == (1337, 32, 32, 3)
     assert len(data.validation.labels) == 100
+    same = cifar_jax.dataset(
+        "digits", np.int64(1), validation_examples=np.uint8(100), cache_dir=tmp_path
+    )
+    np.testing.assert_array_equal(data.validation.images, same.validation.images)
+    assert list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"seed": -1}, "seed is -1, but must be between 0 and 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296, but must be between 0"),
+        ({"seed": 1.0}, "seed is 1.0, but takes a whole number"),
+        ({"seed": "1"}, "seed is '1', but takes a whole number"),
+        ({"seed": True}, "seed is True, but takes a whole number"),
+        ({"seed": None}, "seed is None, but takes a whole number"),
+        ({"image_size": "big"}, "dataset.image_size is 'big', but takes a whole number"),
+        ({"path": b"pets"}, "dataset.path is b'pets', but takes a text"),
+        ({"labels": "mask"}, "digits has no mask labels"),
+    ],
+)
+def test_wrong_fields_of_a_data_set(fields, says):
+    with pytest.raises(cifar_jax.UserError, match=says):
+        cifar_jax.dataset("digits", **fields)
 
 
 CODE = """
