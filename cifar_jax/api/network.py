@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from cifar_jax import models
+from cifar_jax.api import given
 from cifar_jax.api.recipes import recipe as load_recipe
 from cifar_jax.data import datasets, masks, pictures
 from cifar_jax.errors import UserError
@@ -46,7 +47,8 @@ def load(
     """
     if recipe is not None and not isinstance(recipe, ConfigDict):
         recipe = load_recipe(recipe)
-    weights, workdir = (os.path.expanduser(os.fspath(path)) for path in (weights, workdir))
+    weights = given.path(weights, "weights", may_be_empty=True)
+    workdir = given.path(workdir, "workdir", may_be_empty=True)
     with settings.fixed():
         return Network(find_weights(weights, workdir, default.get_config(), recipe))
 
@@ -98,7 +100,11 @@ class Network:
 
         Returns:
           [(class name, probability), ...] of one picture, highest first; of several, a list of such lists.
+
+        Raises:
+          UserError: as `probabilities`, or `top` is no whole number of at least 1.
         """
+        given.check_count(top, "top")
         rows = self.probabilities(images, fit)
         if rows.ndim == 1:
             return predict.top_classes(rows, self.class_names, top)
@@ -138,6 +144,8 @@ class Network:
             raise UserError(
                 f"evaluate takes a data set, as cifar_jax.dataset returns it, or a split of it, not {data!r}"
             )
+        if config is not None:
+            given.check_config(config)
         split = data.test if isinstance(data, datasets.Dataset) else data
         _check_arrays(split.images, split.labels)
         names = getattr(data, "class_names", self.class_names)
@@ -208,7 +216,7 @@ def _opened(images) -> tuple[list[Image.Image], bool]:
 
 def _open(image) -> Image.Image:
     if isinstance(image, str | os.PathLike):
-        return pictures.open_picture(os.path.expanduser(os.fspath(image)))
+        return pictures.open_picture(given.path(image, "a picture"))
     if isinstance(image, Image.Image):
         return pictures.from_pil(image)
     if not isinstance(image, np.ndarray):

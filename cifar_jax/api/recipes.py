@@ -8,6 +8,7 @@ import traceback
 from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
+from cifar_jax.api import given
 from cifar_jax.errors import UserError
 from cifar_jax.system import files, modules
 from configs import default
@@ -27,7 +28,7 @@ def recipe(name: str | os.PathLike) -> ConfigDict:
     Raises:
       UserError: there is no such recipe, or its code or a field is wrong.
     """
-    path, colon, argument = os.path.expanduser(os.fspath(name)), "", ""
+    path, colon, argument = given.path(name, "recipe", may_be_empty=True), "", ""
     if not os.path.isfile(path):  # the name of a folder may have a colon
         path, colon, argument = path.partition(":")
     path = resolve(path)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
 from cifar_jax import training
+from cifar_jax.api import given
 from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
 from cifar_jax.inference import init_from
@@ -77,9 +78,12 @@ def train(
       The history of the run.
 
     Raises:
-      UserError: something is wrong with the recipe, the data or the folder.
+      UserError: something is wrong with the arguments, the recipe, the data or the folder.
     """
-    workdir = os.path.expanduser(os.fspath(workdir))
+    given.check_config(config)
+    workdir = given.path(workdir, "workdir")
+    if on_epoch is not None and not callable(on_epoch):
+        raise UserError(f"on_epoch is {config_lib.shown(on_epoch)}, but takes a function")
     start_time.restart()
     config = config.copy_and_resolve_references()
     config_lib.expand_home(config, default.FIELDS)
@@ -121,7 +125,7 @@ def history(workdir: str | os.PathLike) -> list[dict]:
     Raises:
       UserError: there is no run in the folder.
     """
-    workdir = os.path.expanduser(os.fspath(workdir))
+    workdir = given.path(workdir, "workdir")
     if not files_of.has_run(workdir):
         raise UserError(f"there is no run in {workdir}")
     return reports.read_metrics(os.path.join(workdir, files_of.METRICS))

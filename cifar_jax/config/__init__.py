@@ -30,7 +30,7 @@ from cifar_jax.config.recipe import (
 )
 from cifar_jax.config.stored import FORMAT, check_format, from_json, to_json
 from cifar_jax.config.validation import validate
-from cifar_jax.config.words import nearest
+from cifar_jax.config.words import nearest, shown
 
 __all__ = [
     "COUNT",
@@ -52,6 +52,7 @@ __all__ = [
     "numbers",
     "path",
     "recipe",
+    "shown",
     "switch",
     "text",
     "to_config",

@@ -111,7 +111,7 @@ def fitted(picture: Image.Image, size: int, fit: str) -> np.ndarray:
     Raises:
       UserError: there is no such fit.
     """
-    if fit not in FITS:
+    if not isinstance(fit, str) or fit not in FITS:
         raise UserError(f"fit is {fit!r}, but takes one of {', '.join(FITS)}")
     if picture.width == picture.height or fit == "crop":
         return square_rgb(picture, size)[None]

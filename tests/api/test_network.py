@@ -51,6 +51,7 @@ def test_paths_images_and_arrays_give_the_same_answer(network, picture, tmp_path
         Image.open(turned),
     ):
         assert network.predict(same) == first
+    assert network.predict(path, top=np.int64(1)) == first[:1]
     several = network.predict([path, picture, np.asarray(picture)], top=2)
     for answer in several:
         assert [name for name, _ in answer] == [name for name, _ in first[:2]]
@@ -267,9 +268,17 @@ def test_what_is_no_picture(network, image, says):
         network.predict(image)
 
 
+@pytest.mark.parametrize("top", [-1, 0, 1.5, "3", np.nan, None, True])
+def test_a_number_of_classes_that_is_none(network, top):
+    with pytest.raises(cifar_jax.UserError, match=f"top is {top!r}, but takes a whole number"):
+        network.predict(np.zeros((4, 4, 3), np.uint8), top=top)
+
+
 def test_mistakes(network):
     with pytest.raises(cifar_jax.UserError, match="fit is 'stretch', but takes one of crop"):
         network.predict(np.zeros((4, 4, 3), np.uint8), fit="stretch")
+    with pytest.raises(cifar_jax.UserError, match=r"fit is \['crop'\], but takes one of crop"):
+        network.predict(np.zeros((4, 4, 3), np.uint8), fit=["crop"])
     with pytest.raises(cifar_jax.UserError, match="no file 'resnet20_v3'; did you mean"):
         cifar_jax.load("resnet20_v3")
     with pytest.raises(cifar_jax.UserError, match="trained on other classes"):

@@ -114,6 +114,14 @@ def test_mistakes_are_said_before_anything_is_made(config, tmp_path):
         cifar_jax.train(config, workdir)
     with pytest.raises(cifar_jax.UserError, match="there is no run in"):
         cifar_jax.history(workdir)
+    for mistake, says in (
+        ({"config": "quickstart"}, "config is 'quickstart', but takes a config"),
+        ({"config": None}, "config is None, but takes a config"),
+        ({"workdir": ""}, "workdir is '', but takes a path"),
+        ({"on_epoch": 3}, "on_epoch is 3, but takes a function"),
+    ):
+        with pytest.raises(cifar_jax.UserError, match=says):
+            cifar_jax.train(**{"config": config, "workdir": workdir, **mistake})
     assert not workdir.exists()
     with pytest.raises(
         cifar_jax.UserError, match=r"no field dataset\.lables; did you mean 'labels'"
@@ -149,6 +157,22 @@ def test_a_data_set(tmp_path):
 def test_wrong_fields_of_a_data_set(fields, says):
     with pytest.raises(cifar_jax.UserError, match=says):
         cifar_jax.dataset("digits", **fields)
+
+
+@pytest.mark.parametrize("path", ["a\0b", b"run", None, 3])
+@pytest.mark.parametrize(
+    "use",
+    [
+        cifar_jax.history,
+        cifar_jax.load,
+        cifar_jax.recipe,
+        lambda path: cifar_jax.load(workdir=path),
+        lambda path: cifar_jax.train(cifar_jax.recipe("quickstart"), path),
+    ],
+)
+def test_what_is_no_path(use, path):
+    with pytest.raises(cifar_jax.UserError, match="but takes a path"):
+        use(path)
 
 
 CODE = """
