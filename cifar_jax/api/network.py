@@ -57,8 +57,8 @@ def load(
 class Network:
     """A trained network. `weights` holds its variables and everything that is needed to use them.
 
-    A picture, below, is the path of a file, a PIL image, or a uint8 array [height, width, 3] (RGB) or
-    [height, width] (grey). Several pictures are a list of them, or an array [N, height, width, 3].
+    A picture, below, is the path of a file, a PIL image, or a uint8 array of NumPy or JAX, [height, width, 3]
+    (RGB) or [height, width] (grey). Several pictures are a list of them, or an array [N, height, width, 3].
     """
 
     weights: Weights
@@ -207,6 +207,7 @@ def _check_labels(split: datasets.Split, classes: int) -> None:
 
 def _opened(images) -> tuple[list[Image.Image], bool]:
     """(the pictures, each in mode "RGB"; whether it was one and not several)."""
+    images = _in_numpy(images)
     if (isinstance(images, np.ndarray) and images.ndim == 4) or isinstance(images, list | tuple):
         if not len(images):
             raise UserError("there are no pictures: the list is empty")
@@ -214,7 +215,14 @@ def _opened(images) -> tuple[list[Image.Image], bool]:
     return [_open(images)], True
 
 
+def _in_numpy(image):
+    """An array of JAX as one of NumPy; anything else as it is, also what `jax.jit` traces."""
+    is_array = isinstance(image, jax.Array) and not isinstance(image, jax.core.Tracer)
+    return np.asarray(image) if is_array else image
+
+
 def _open(image) -> Image.Image:
+    image = _in_numpy(image)
     if isinstance(image, str | os.PathLike):
         return pictures.open_picture(given.path(image, "a picture"))
     if isinstance(image, Image.Image):

@@ -35,7 +35,7 @@ def _switch(key: str, value) -> str:
 
 def _hidden_sizes(key: str, value) -> str:
     found = sizes(value)
-    if not all(_is_count(size) for size in found):
+    if not all(is_count(size) for size in found):
         return f"model.{key} must be whole numbers of 1 or more, not {str(value)[:60]}"
     if len(found) > MOST_LAYERS:
         return f"model.{key} has {len(found)} layers, but at most {MOST_LAYERS} are allowed"
@@ -51,7 +51,8 @@ def _dropout(key: str, value) -> str:
 
 
 def _fcn_stride(key: str, value) -> str:
-    if value in FCN_STRIDES and not isinstance(value, bool):
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if is_whole and value in FCN_STRIDES:
         return ""
     return f"model.{key} is {str(value)[:60]}, but takes one of {', '.join(map(str, FCN_STRIDES))}"
 
@@ -104,10 +105,14 @@ def sizes(value) -> tuple:
 
 def _is_number(value) -> bool:
     # Larger numbers may not fit a float, and are out of bounds anyway.
-    return isinstance(value, int | float | np.number) and abs(value) < 1e30
+    is_real = isinstance(value, int | float | np.integer | np.floating)
+    return is_real and not isinstance(value, bool) and abs(value) < 1e30
 
 
-def _is_count(size) -> bool:
+def is_count(size) -> bool:
+    """Whether it is a whole number of 1 or more, also as 8.0."""
+    if isinstance(size, bool | np.bool_):
+        return False
     try:
         return int(size) == size and 1 <= size < 2**31
     except (TypeError, ValueError, OverflowError):  # a text, NaN, infinity

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from cifar_jax.errors import UserError
 from cifar_jax.models import airbench, cnn, linear, mlp, mobilenet_v2, resnet
-from cifar_jax.models.options import OPTIONS, field_names, options_of, sizes, wrong_choice
+from cifar_jax.models.options import OPTIONS, field_names, is_count, options_of, sizes, wrong_choice
 
 HEAD = "head"
 WHITENING = "whitening"
@@ -65,7 +65,7 @@ def create_model(
 
     Args:
       name: a key of `MODELS`.
-      num_classes: the number of classes.
+      num_classes: the number of classes, at least 1.
       dtype: type of the computation, one of `DTYPES`.
       axis_name: the mapped axis of devices in training; None if there is none. Batch norm is synchronised
         over it, and dropout derives an example's place in the global batch from it.
@@ -76,6 +76,10 @@ def create_model(
       UserError: the name, an option or a value does not exist. The message lists the valid ones.
     """
     wrong = mistakes(name, dtype, **options)
+    if not is_count(num_classes):
+        wrong.append(
+            f"num_classes must be a whole number of 1 or more, not {str(num_classes)[:60]}"
+        )
     if wrong:
         raise UserError("; ".join(wrong))
     entry = _entry(name)
@@ -86,7 +90,7 @@ def create_model(
     mapped = {"axis_name": axis_name, "sync_batch_norm": sync_batch_norm}
     fields = field_names(entry)
     mapped = {key: value for key, value in mapped.items() if key in fields}
-    return entry(num_classes=num_classes, dtype=jnp.dtype(dtype), **mapped, **options)
+    return entry(num_classes=int(num_classes), dtype=jnp.dtype(dtype), **mapped, **options)
 
 
 def mistakes(name: str, dtype: str = "float32", **options) -> list[str]:
@@ -125,10 +129,9 @@ def model_options(name: str) -> tuple[str, ...]:
 
 
 def _entry(name: str) -> Callable[..., nn.Module]:
-    if name not in MODELS:
-        raise UserError(
-            f'there is no model "{name[:60]}"{_nearest(name, MODELS)}; {_listed(MODELS)}'
-        )
+    if not isinstance(name, str) or name not in MODELS:
+        name = str(name)[:60]
+        raise UserError(f'there is no model "{name}"{_nearest(name, MODELS)}; {_listed(MODELS)}')
     return MODELS[name]
 
 

@@ -47,6 +47,7 @@ def test_paths_images_and_arrays_give_the_same_answer(network, picture, tmp_path
         picture,
         picture.convert("RGBA"),
         np.asarray(picture),
+        jax.numpy.asarray(picture),
         turned,
         Image.open(turned),
     ):
@@ -138,6 +139,9 @@ def test_square_images_are_taken_as_they_are(network):
     np.testing.assert_array_equal(rows, predict.probabilities(network.weights, images))
     assert (rows.shape, rows.dtype) == ((3, 10), np.float32)
     assert network.probabilities(images[0]).shape == (10,)
+    np.testing.assert_array_equal(network.probabilities(jax.numpy.asarray(images)), rows)
+    with pytest.raises(cifar_jax.UserError, match="not DynamicJaxprTracer"):
+        jax.jit(network.probabilities)(images)
 
 
 @pytest.fixture(scope="module")

@@ -175,6 +175,9 @@ def test_an_option_of_none_is_the_default():
     [
         ("mobilenetv2", {}, 'no model "mobilenetv2", did you mean "mobilenet_v2"'),
         ("vgg", {}, "there are: linear, mlp,"),
+        (3, {}, 'no model "3"; there are: linear'),
+        (None, {}, 'no model "None"; there are: linear'),
+        (["x"], {}, "there are: linear"),
         ("mlp", {"hidden_size": (8,)}, 'did you mean "hidden_sizes"'),
         ("lenet", {"width": 2.0}, "takes none"),
         ("mlp", {"activation": "tanh"}, "relu, leaky_relu, selu, gelu, silu"),
@@ -182,7 +185,11 @@ def test_an_option_of_none_is_the_default():
         ("cnn", {"downsample": "pool"}, "stride, max_pool"),
         ("mlp", {"dropout": 1.0}, "model.dropout"),
         ("mlp", {"hidden_sizes": (8, 0)}, "model.hidden_sizes"),
+        ("mlp", {"hidden_sizes": (True,)}, "whole numbers of 1 or more, not .True,"),
+        ("mlp", {"dropout": False}, "model.dropout must be a number, not False"),
         ("resnet18", {"width": 0.0}, "model.width"),
+        ("resnet18", {"width": True}, "model.width must be a number, not True"),
+        ("resnet18", {"fcn_stride": 8.0}, "model.fcn_stride is 8.0, but takes one of 1, 2,"),
         ("lenet", {"dtype": "float16"}, "float32, bfloat16"),
     ],
 )
@@ -190,6 +197,12 @@ def test_a_wrong_name_or_value_is_answered_with_the_valid_ones(name, options, me
     with pytest.raises(UserError, match=message) as caught:
         create_model(name, 10, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [0, -1, 2.5, True, "10", None])
+def test_a_wrong_number_of_classes(classes):
+    with pytest.raises(UserError, match=f"num_classes must be .*, not {classes}"):
+        create_model("linear", classes)
 
 
 @pytest.mark.parametrize(
