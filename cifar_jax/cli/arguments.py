@@ -105,6 +105,7 @@ def _parse(argv: list[str]) -> list[str]:
         line = name == "config" and recipes.path_error(value.partition(":")[0])
         if line:
             raise UserError(line)  # before a recipe that is a pipe is waited for
+    _check_given(argv)
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow other arguments
     rest = _settle_workdir(flags.FLAGS, flags.FLAGS(argv))
     _check_config(flags.FLAGS.config, _recipe(argv))
@@ -178,6 +179,14 @@ def _check_config(config, recipe: str | None) -> None:
     recipes.check_is_config(config, recipe)
 
 
+def _check_given(argv: list[str]) -> None:
+    """Raises UserError for a flag with an empty value, as --workdir=$RUN where RUN is not set."""
+    for group in _groups(argv[1:]):
+        name, equals, value = "=".join(group).lstrip("-").partition("=")
+        if name in USED_BY and equals and not value:
+            raise UserError(f"--{name} is empty")
+
+
 def _check_mode(args) -> None:
     if args.mode == "compare" and args.config is not None:
         raise UserError("--mode=compare takes no --config: every run has its own")
@@ -191,9 +200,12 @@ def _check_mode(args) -> None:
 def _check_init_from(args) -> None:
     # A recipe that has init_from may be given with the weights that it led to.
     name = "config.init_from"
-    is_given = name in args and args[name].present
-    other = "--weights" if args.weights else "--workdir"
-    if is_given and args.mode != "train" and (args.weights or args.workdir):
+    if args.mode == "train" or name not in args or not args[name].present:
+        return
+    if not args[name].value:
+        raise UserError(f"--{name} is empty")
+    if args.weights or args.workdir:
+        other = "--weights" if args.weights else "--workdir"
         raise UserError(f"--{name} and {other} both name weights for --mode={args.mode}: give one")
 
 

@@ -39,6 +39,7 @@ FLAGS = {
     "--coordinator_address=here": "is not HOST:PORT",
     "--distributed": "could not join the other processes",
     "--flagfile=/nothing": "/nothing",
+    "--workdir=": "--workdir is empty",
     "--config=configs": "is a folder",
     "--config=configs/lenett.py": "did you mean 'configs/lenet.py'?",
     "--config=README.md": "Python file (.py)",

@@ -66,6 +66,8 @@ WRONG_FIELDS = {
     "--weights=best": "--weights is for --mode=eval, --mode=predict and --mode=export",
     "--wokdir=x": "workdir",
     "--workdir=x": "only --mode=compare takes several",
+    "--workdir=": "--workdir is empty",
+    "--compiled=": "--compiled is empty",
     "--format=onnx": "--format is for --mode=export",
     "--seeds=1": "--seeds is for --mode=sweep",
     "--target_accuracy=0.9": "--target_accuracy is for --mode=compare and --mode=sweep",
@@ -329,6 +331,12 @@ def test_predict_without_weights_uses_the_bundled_network(trained, pictures, tmp
         (["--mode=predict", "--image=EMPTY", "--workdir=RUN"], "no pictures in the folder"),
         (["--mode=eval", "--weights=best"], "needs a --workdir"),
         (["--mode=eval", "--workdir=EMPTY"], "no run in"),
+        # As of a shell's variable that is not set.
+        (["--mode=eval", "--workdir="], "--workdir is empty"),
+        (["--mode=eval", "--weights", ""], "--weights is empty"),
+        (["--mode=predict", "--image=PICTURES", "--image="], "--image is empty"),
+        (["--mode=predict", "--image=PICTURES", "--output="], "--output is empty"),
+        (["--mode=eval", "--config=RECIPE", "--config.init_from="], "--config.init_from is empty"),
         (["--mode=eval", "--weights=EMPTY"], "is a folder without best.safetensors"),
         (["--mode=eval", "--weights=PICTURES/b.png"], "neither a safetensors"),
         (
