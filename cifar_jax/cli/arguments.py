@@ -34,6 +34,8 @@ USED_BY = {
     "num_processes": ("train", "eval"),
     "process_id": ("train", "eval"),
 }
+# Flags of which absl would silently take the last. --workdir is counted where the mode is known.
+ONCE = ("mode", "config", "weights", "fit", "format", "output", "seeds")
 # Flags whose value is a path.
 PATHS = ("config", "workdir", "weights", "image", "output", "recipes", "compiled")
 
@@ -180,11 +182,15 @@ def _check_config(config, recipe: str | None) -> None:
 
 
 def _check_given(argv: list[str]) -> None:
-    """Raises UserError for a flag with an empty value, as --workdir=$RUN where RUN is not set."""
+    """Raises UserError for a flag that is given twice, or empty, as --workdir=$RUN where RUN is not set."""
+    seen = set()
     for group in _groups(argv[1:]):
         name, equals, value = "=".join(group).lstrip("-").partition("=")
         if name in USED_BY and equals and not value:
             raise UserError(f"--{name} is empty")
+        if name in ONCE and name in seen:
+            raise UserError(f"--{name} is given twice")
+        seen.add(name)
 
 
 def _check_mode(args) -> None:

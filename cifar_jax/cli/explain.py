@@ -40,6 +40,8 @@ def explain(error: BaseException, argv: list[str]) -> str:
     if isinstance(error, UserError):
         return str(error)
     words = " ".join(str(error).split())
+    if words.startswith("--no") and words.endswith("does not take an argument"):
+        return words  # a ValueError of absl
     if recipe and (not isinstance(error, flags.Error) or words.startswith("flag --config=")):
         return recipes.code_error(error, recipe)
     if isinstance(error, flags.UnrecognizedFlagError):

@@ -48,10 +48,13 @@ def run_sweep(args) -> int:
         raise UserError(f"{args.workdir} holds a run: a sweep takes a folder for many of them")
     compare.check_target(args.target_accuracy)
     recipes = sweep.find_recipes(args.recipes)
+    fields = arguments.fields_given(sys.argv)
+    if args.seeds and any(field.lstrip("-").startswith("config.seed=") for field in fields):
+        raise UserError("--seeds and --config.seed both choose the seed of a run: give one")
     planned = sweep.plan(
         recipes,
         _seeds(args),
-        arguments.fields_given(sys.argv),
+        fields,
         args.workdir,
         arguments.load_recipe,
     )

@@ -135,11 +135,15 @@ def of_group(group: str, folder: Path, trained: TrainedRun) -> list[Case]:
 
 def _flags(folder: Path, trained: TrainedRun) -> list[Case]:
     recipe, new = f"--config={trained.recipe}", f"--workdir={NEW}"
-    cases = [Case(flag, (recipe, new, flag), says) for flag, says in FLAGS.items()]
+    cases = [
+        Case(flag, (new, flag) if flag.startswith("--config=") else (recipe, new, flag), says)
+        for flag, says in FLAGS.items()
+    ]
     os.mkfifo(folder / "fifo.py")
     return [
         *cases,
         Case("no recipe", (), "give a recipe with --config=FILE"),
+        Case("two recipes", (recipe, "--config=configs/lenet.py"), "--config is given twice"),
         Case("a field without a recipe", ("--config.seed=1",), "put --config"),
         Case("a FIFO for a recipe", (f"--config={folder / 'fifo.py'}",), "is a pipe"),
     ]

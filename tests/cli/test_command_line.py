@@ -54,6 +54,7 @@ WRONG_FIELDS = {
     "--config.batch_size=0": "batch_size is 0, but must be at least 1",
     "--config.batch_size": "Missing value",
     "--config.augment.flip=maybe": "takes true or false",
+    "--noconfig.augment.flip=True": "--noconfig.augment.flip=True does not take an argument",
     "--config.ema_decay=x": "takes a number",
     "--config.ema_decay=nan": "ema_decay is nan",
     "--config.optimizer=sgd": "--config.optimizer is a group of fields",
@@ -68,6 +69,7 @@ WRONG_FIELDS = {
     "--workdir=x": "only --mode=compare takes several",
     "--workdir=": "--workdir is empty",
     "--compiled=": "--compiled is empty",
+    "--config=configs/lenet.py": "--config is given twice",
     "--format=onnx": "--format is for --mode=export",
     "--seeds=1": "--seeds is for --mode=sweep",
     "--target_accuracy=0.9": "--target_accuracy is for --mode=compare and --mode=sweep",
@@ -153,6 +155,7 @@ def test_a_wrong_flag_is_told_in_one_line(trained, tmp_path, flag):
     answer = trained.call(f"--config={trained.recipe}", f"--workdir={workdir}", flag)
     assert WRONG_FIELDS[flag] in answer.refusal()
     assert "\n" not in answer.refusal()
+    assert "the recipe" not in answer.refusal()
     assert not workdir.exists()
 
 
@@ -336,6 +339,8 @@ def test_predict_without_weights_uses_the_bundled_network(trained, pictures, tmp
         (["--mode=eval", "--weights", ""], "--weights is empty"),
         (["--mode=predict", "--image=PICTURES", "--image="], "--image is empty"),
         (["--mode=predict", "--image=PICTURES", "--output="], "--output is empty"),
+        (["--mode=eval", "--weights=RUN", "--weights", "EMPTY"], "--weights is given twice"),
+        (["--mode=eval", "--mode=train", "--workdir=RUN"], "--mode is given twice"),
         (["--mode=eval", "--config=RECIPE", "--config.init_from="], "--config.init_from is empty"),
         (["--mode=eval", "--weights=EMPTY"], "is a folder without best.safetensors"),
         (["--mode=eval", "--weights=PICTURES/b.png"], "neither a safetensors"),

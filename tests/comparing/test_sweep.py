@@ -289,6 +289,8 @@ def test_what_a_sweep_cannot_begin_with_is_told_in_one_line(trained, tmp_path):
         ((recipes, workdir, "--config=configs/cifar100"), "with --recipes="),
         ((recipes, workdir, "--config.seed=1", "--seds=1"), "did you mean '--seeds'?"),
         ((recipes, workdir, "--seeds=0,x"), "--seeds=0,x: it takes whole numbers"),
+        ((recipes, workdir, "--seeds=0", "--config.seed=4"), "both choose the seed"),
+        ((recipes, workdir, "--seeds=0", "--seeds=1"), "--seeds is given twice"),
         ((recipes, workdir, "--config.sed=1"), "did you mean 'config.seed'?"),
         ((recipes, workdir, "--config.batch_size=0"), "batch_size is 0"),
         ((f"--recipes={tmp_path}/none.py", workdir), "there is no recipe"),
