@@ -50,6 +50,10 @@ def parse(argv: list[str], usage: str) -> list[str]:
     Returns:
       The program's name, as absl expects the arguments that are left.
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise _refusal("the current folder does not exist any more") from None
     if any(arg in HELP for arg in argv[1:]):
         print(usage.strip())
         sys.exit(0)

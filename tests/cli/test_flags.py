@@ -79,6 +79,15 @@ def test_a_flag_is_used_or_refused(mode, flag):
     assert "\n" not in str(caught.value)
 
 
+def test_a_current_folder_that_is_deleted_is_told_in_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(SystemExit) as left:
+        arguments.parse(["main.py", "--config=configs/quickstart.py"], "")
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: the current folder does not exist any more\n"
+
+
 def test_home_is_expanded_behind_the_equals_sign(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     typed = ["main.py", "--workdir=~/runs/a", "--image=~", "--config.seed=~", "--weights=a~b"]
