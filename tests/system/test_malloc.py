@@ -9,6 +9,9 @@ import pytest
 from cifar_jax.system import malloc
 from tests.helpers.runs import ROOT
 
+with_settings = pytest.mark.skipif(
+    not malloc._is_glibc(), reason="only the GNU C library has such settings"
+)
 PROGRAM = """
 import os, sys
 from cifar_jax.system import malloc
@@ -18,9 +21,9 @@ print(os.environ["GLIBC_TUNABLES"], sys.argv[1:])
 """
 
 
-def lines(**environment: str) -> list[str]:
+def lines(program: str = PROGRAM, **environment: str) -> list[str]:
     inherited = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
-    command = [sys.executable, "-c", PROGRAM, "--flag=a b", "é"]
+    command = [sys.executable, "-c", program, "--flag=a b", "é"]
     return subprocess.run(
         command,
         cwd=ROOT,
@@ -31,10 +34,17 @@ def lines(**environment: str) -> list[str]:
     ).stdout.splitlines()
 
 
-@pytest.mark.skipif(not malloc._is_glibc(), reason="only the GNU C library has such settings")
+@with_settings
 def test_a_program_starts_again_with_the_settings():
     first, second, end = lines()
     assert first == second  # the same process id: the program replaces itself
+    assert end == f"{malloc.SETTINGS} ['--flag=a b', 'é']"
+
+
+@with_settings
+def test_a_program_that_cannot_be_started_again_goes_on():
+    first, end = lines("import sys; sys.executable = '/dev/null'" + PROGRAM)
+    assert first.startswith("starts ")
     assert end == f"{malloc.SETTINGS} ['--flag=a b', 'é']"
 
 
