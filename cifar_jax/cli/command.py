@@ -1,4 +1,25 @@
-"""Trains small image classifiers and segmentation networks in JAX, evaluates them, and predicts with them.
+"""The command line: its flags, what --help prints, and how a mode is started."""
+
+import gc
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cifar_jax.cli import arguments
+from cifar_jax.cli.modes import MODES
+from cifar_jax.data import pictures
+from cifar_jax.errors import UserError
+from cifar_jax.inference import export
+from cifar_jax.runtime import compile_cache, parallel, settings
+from cifar_jax.system import console, interruption
+
+# The name of the program where the package is installed.
+COMMAND = "cifar-jax"
+# Not the docstring, which `python -OO` removes.
+USAGE = """\
+Trains small image classifiers and segmentation networks in JAX, evaluates them, and predicts with them.
 
 Usage:
   python main.py --config=configs/quickstart.py                    train, in a new folder under runs/
@@ -29,24 +50,6 @@ Flags:
   --distributed, --coordinator_address=HOST:PORT, --num_processes, --process_id
               one run by several processes; under Slurm, --distributed alone
 """
-
-import gc
-import os
-import sys
-
-from absl import app, flags, logging
-from ml_collections import config_flags
-
-from cifar_jax.cli import arguments
-from cifar_jax.cli.modes import MODES
-from cifar_jax.data import pictures
-from cifar_jax.errors import UserError
-from cifar_jax.inference import export
-from cifar_jax.runtime import compile_cache, parallel, settings
-from cifar_jax.system import console, interruption
-
-# The name of the program where the package is installed.
-COMMAND = "cifar-jax"
 
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 try:
@@ -105,5 +108,5 @@ def run() -> None:
     """Runs the command line in sys.argv and exits with its status."""
     logging.set_verbosity(logging.FATAL)
     installed = os.path.basename(sys.argv[0]) == COMMAND
-    usage = __doc__.replace("python main.py", COMMAND) if installed else __doc__
+    usage = USAGE.replace("python main.py", COMMAND) if installed else USAGE
     app.run(main, flags_parser=lambda argv: arguments.parse(argv, usage))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import types
 
 import jax
@@ -128,6 +129,18 @@ def test_help_is_short_and_names_every_flag(trained):
         assert len(answer.out.splitlines()) <= 30
         for name in ("mode", "config", "workdir", "weights", "image", "json"):
             assert f"--{name}" in answer.out
+
+
+def test_help_needs_no_docstring_and_names_the_installed_program(monkeypatch, capsys):
+    monkeypatch.setattr(command, "__doc__", None)  # as of python -OO
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/cifar-jax", "--help"])
+    monkeypatch.setattr(command.app, "run", lambda main, flags_parser: flags_parser(sys.argv))
+    with pytest.raises(SystemExit) as left:
+        command.run()
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert "cifar-jax --config=" in said
+    assert "main.py" not in said
 
 
 @pytest.mark.parametrize("name", BROKEN_RECIPES)
