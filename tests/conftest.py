@@ -1,5 +1,6 @@
 """Fixtures for all tests: a small config, and a small run that was trained with `main.py`."""
 
+import contextlib
 import dataclasses
 import gc
 import os
@@ -58,6 +59,26 @@ def config():
     config.lr_schedule.name = "constant"
     config.lr_schedule.boundaries = ()
     return config
+
+
+@pytest.fixture
+def without_rights(tmp_path, monkeypatch):
+    """In the `with` of without_rights(), root's rights are given up. The current folder is `tmp_path`."""
+    # Folders above it are root's alone, so tests need relative paths.
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o755)
+
+    @contextlib.contextmanager
+    def given_up():
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+    return given_up
 
 
 @pytest.fixture

@@ -92,7 +92,8 @@ def load(path: str | os.PathLike) -> Weights:
     files.check_regular_file(path)
     name = files.shown(path)
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        # The library would call any file that it may not read missing.
+        with open(path, "rb"), safetensors.safe_open(path, framework="numpy") as file:
             fields = _read_metadata(name, file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except OSError as error:

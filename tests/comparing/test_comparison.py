@@ -168,6 +168,17 @@ def test_runs_are_found_by_patterns_folders_and_names_once(runs_folder):
     assert comparison.compare([str(below)]).folder == str(runs_folder / "more")
 
 
+def test_a_folder_without_permission_is_told_apart_from_an_empty_one(runs_folder, without_rights):
+    (runs_folder / "big-seed0").rename(runs_folder / "lost+found")  # of a disk
+    for name in ("small", "lost+found"):
+        (runs_folder / name).chmod(0)
+    with without_rights():
+        workdirs, skipped = comparison.find_runs(["runs"])
+        alone = comparison.find_runs(["runs/small"])
+    assert (len(workdirs), skipped) == (2, ["runs/small: Permission denied"])
+    assert alone == ([], skipped)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [

@@ -194,6 +194,13 @@ def test_good_metadata_by_hand_are_accepted(tmp_path):
     assert weights.load(tmp_path / "w.safetensors").epoch == 187
 
 
+def test_a_file_without_permission_is_refused_for_that_reason(tmp_path, without_rights):
+    weights.save("w.safetensors", example())
+    os.chmod("w.safetensors", 0)
+    with without_rights(), pytest.raises(UserError, match="cannot be read: Permission denied"):
+        weights.load("w.safetensors")
+
+
 def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     assert_refused(path, "No such file")
