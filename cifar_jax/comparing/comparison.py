@@ -4,8 +4,8 @@ Finished and unfinished runs are read from config.json, metrics.jsonl and report
 checkpoint. Times are those of the epochs: training and evaluation, without compiling the steps.
 """
 
+import collections
 import dataclasses
-import glob
 import itertools
 import math
 import os
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import config as config_lib
 from cifar_jax import models
+from cifar_jax.comparing import find
 from cifar_jax.data import masks
 from cifar_jax.errors import UserError
 from cifar_jax.inference import weights
@@ -196,7 +197,7 @@ def compare(paths: Sequence[str], target: float | None = None) -> Comparison:
       UserError: no run can be read, or the target is not an accuracy.
     """
     check_target(target)
-    workdirs, skipped = find_runs(paths)
+    workdirs, skipped = find.runs(paths)
     folder = _common_parent(workdirs)
     found = []
     for workdir in workdirs:
@@ -236,35 +237,6 @@ def check_target(target: float | None) -> None:
     if target is not None and not 0 < target <= 1:
         hint = f": did you mean {target / 100:g}?" if 1 < target <= 100 else ""
         raise UserError(f"--target_accuracy={target:g} is not a fraction between 0 and 1{hint}")
-
-
-def find_runs(paths: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(workdirs that the paths name or contain, each once; a line for each path that gives none)."""
-    workdirs, skipped = {}, []
-    for path in paths:
-        # The name of an existing folder may contain brackets or stars.
-        for match in [path] if os.path.exists(path) else sorted(glob.glob(path)) or [path]:
-            below, errors = _runs_below(match)
-            workdirs |= {os.path.realpath(run): run for run in below}
-            # A pattern may match other things than runs (notes, an earlier comparison).
-            if not below and not errors and match == path:
-                exists = os.path.isdir(match)
-                why = "holds no run" if exists else "there is no such folder"
-                skipped.append(f"{files.shown(match)}: {why}")
-            skipped += [f"{files.shown(e.filename)}: {files.reason(e)}" for e in errors]
-    return list(workdirs.values()), skipped
-
-
-def _runs_below(folder: str) -> tuple[list[str], list[OSError]]:
-    """(workdirs in a folder, the errors of folders that are there and cannot be read)."""
-    found, errors = [], []
-    for path, folders, _ in os.walk(folder, onerror=errors.append):
-        folders[:] = sorted(set(folders) - files.SYSTEM_FOLDERS)
-        if files_of.has_run(path):
-            found.append(os.path.normpath(path))
-            folders.clear()
-    missing = (FileNotFoundError, NotADirectoryError)
-    return found, [error for error in errors if not isinstance(error, missing)]
 
 
 def _common_parent(workdirs: Sequence[str]) -> str:
@@ -312,17 +284,23 @@ def _number_of_classes(workdir: str, config: ConfigDict, report: dict) -> int | 
 
 
 def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
-    """Groups the runs by recipe, without the seed, and data. Highest mean score first; none yet, last."""
+    """Groups the runs by recipe, without the seed, and data. Highest mean score first; none yet, last.
+
+    A group has one run of each seed: a repeated run tells nothing about the deviation between seeds.
+    """
     keys = [(repr(recipe_fields(run)), run.config.dataset.path) for run in runs]
     # Before its end, a run does not tell which images it has, only where from.
     images_of = {
         key: run.test_images for key, run in zip(keys, runs, strict=True) if run.test_images
     }
     by_recipe: dict[tuple, list[RunResult]] = {}
+    repeats = collections.Counter()
     for (recipe, path), run in zip(keys, runs, strict=True):
         # Without a path, the data set's name is enough; the order of its images may depend on their source.
         images = path and (run.test_images or images_of.get((recipe, path), path))
-        by_recipe.setdefault((recipe, images), []).append(run)
+        key = (recipe, images, run.config.seed)
+        by_recipe.setdefault((recipe, images, repeats[key]), []).append(run)
+        repeats[key] += 1
     recipes, taken = [], set()
     for members in by_recipe.values():
         members = sorted(members, key=lambda run: (run.config.seed, run.name))

@@ -173,7 +173,7 @@ def explanations(comparison: Comparison) -> list[str]:
     if len(comparison.recipes) < len(comparison.runs):
         lines.append(
             "Runs that differ only in their seed share a row: mean ± standard deviation of single runs, "
-            "over the finished ones if there are any."
+            "over the finished ones if there are any. A second run with the same seed is in a row of its own."
         )
     return lines
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from cifar_jax.comparing import comparison, curves, table
+from cifar_jax.comparing import comparison, curves, find, table
 from cifar_jax.errors import UserError
 from tests.helpers import cli
 from tests.helpers.run_folders import write_run
@@ -119,14 +119,14 @@ def test_runs_on_other_images_are_not_averaged(tmp_path):
         ("pets-0", "sha256:1"),
         ("pets-1", None),  # not finished
         ("cars-0", "sha256:2"),
-        ("moved-0", "sha256:1"),
+        ("moved-2", "sha256:1"),
         ("cifar10-0", "sha256:3"),
         ("cifar10-1", "sha256:4"),  # in another order
         ("cifar10-2", None),
         ("cifar100-0", "sha256:5"),
     ):
-        data = name.partition("-")[0]
-        fields = {"dataset.name": data, "num_epochs": 2}
+        data, seed = name.split("-")
+        fields = {"dataset.name": data, "num_epochs": 2, "seed": int(seed)}
         if not data.startswith("cifar"):
             fields |= {"dataset.name": "folder", "dataset.path": data}
         scores = [0.5, 0.6] if images else [0.5]
@@ -141,10 +141,23 @@ def test_runs_on_other_images_are_not_averaged(tmp_path):
         ["cars-0"],
         ["cifar10-0", "cifar10-1", "cifar10-2"],
         ["cifar100-0"],
-        ["moved-0", "pets-0", "pets-1"],
+        ["moved-2", "pets-0", "pets-1"],
     ]
     paths = comparison.differences(found.recipes)["dataset.path"]
-    assert sorted(paths) == ["", "", "cars", "moved"]
+    assert sorted(paths) == ["", "", "cars", "pets"]
+
+
+def test_a_run_repeated_with_its_seed_is_not_averaged(runs_folder):
+    big = {"model.name": "lenet", "num_epochs": 3}
+    write_run(runs_folder / "big-seed0-again", [0.5, 0.6, 0.9], **big)
+    found = comparison.compare([str(runs_folder)])
+    titles = [table.recipe_title(recipe) for recipe in found.recipes]
+    assert titles == ["big-seed0-again", "big (seeds 0, 1)", "small", "going-on"]
+    assert cells_of(found, "big")["final accuracy"].text == "80.00 ± 14.14 %"
+    write_run(runs_folder / "big-seed1-again", [0.4, 0.8, 0.7], **big, seed=1)
+    found = comparison.compare([str(runs_folder)])
+    titles = [table.recipe_title(recipe) for recipe in found.recipes]
+    assert titles[:2] == ["big (seeds 0, 1)", "big-seed0-again (seeds 0, 1)"]
 
 
 def test_only_what_differs_is_listed(runs_folder):
@@ -162,7 +175,7 @@ def test_runs_are_found_by_patterns_folders_and_names_once(runs_folder):
     (runs_folder / "notes.txt").write_text("not a run")
     (runs_folder / "compare").mkdir()
     for paths in (["*"], [""], ["big-seed0", "*", "more"]):
-        workdirs, skipped = comparison.find_runs([str(runs_folder / path) for path in paths])
+        workdirs, skipped = find.runs([str(runs_folder / path) for path in paths])
         assert (len(workdirs), skipped) == (5, [])
     assert comparison.compare([str(below), str(runs_folder / "small")]).folder == str(runs_folder)
     assert comparison.compare([str(below)]).folder == str(runs_folder / "more")
@@ -173,8 +186,8 @@ def test_a_folder_without_permission_is_told_apart_from_an_empty_one(runs_folder
     for name in ("small", "lost+found"):
         (runs_folder / name).chmod(0)
     with without_rights():
-        workdirs, skipped = comparison.find_runs(["runs"])
-        alone = comparison.find_runs(["runs/small"])
+        workdirs, skipped = find.runs(["runs"])
+        alone = find.runs(["runs/small"])
     assert (len(workdirs), skipped) == (2, ["runs/small: Permission denied"])
     assert alone == ([], skipped)
 
