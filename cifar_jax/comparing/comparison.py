@@ -6,6 +6,7 @@ checkpoint. Times are those of the epochs: training and evaluation, without comp
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -23,6 +24,7 @@ from cifar_jax.errors import UserError
 from cifar_jax.inference import weights
 from cifar_jax.models import size
 from cifar_jax.reporting import reports
+from cifar_jax.steps import schedules
 from cifar_jax.storage import workdir as files_of
 from cifar_jax.system import files
 from cifar_jax.training import best_epoch
@@ -59,6 +61,11 @@ class RunResult:
     @property
     def finished(self) -> bool:
         return self.epochs >= self.config.num_epochs
+
+    @functools.cached_property
+    def was_shorter(self) -> bool:
+        """Whether its learning rate was that of fewer epochs at first."""
+        return not schedules.is_followed(self.config, self.history)
 
     @property
     def is_segmentation(self) -> bool:
@@ -298,8 +305,9 @@ def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
     for (recipe, path), run in zip(keys, runs, strict=True):
         # Without a path, the data set's name is enough; the order of its images may depend on their source.
         images = path and (run.test_images or images_of.get((recipe, path), path))
-        key = (recipe, images, run.config.seed)
-        by_recipe.setdefault((recipe, images, repeats[key]), []).append(run)
+        first_rate = run.history[0]["learning_rate"] if run.was_shorter else None
+        key = (recipe, images, first_rate, run.config.seed)
+        by_recipe.setdefault((*key[:-1], repeats[key]), []).append(run)
         repeats[key] += 1
     recipes, taken = [], set()
     for members in by_recipe.values():
@@ -333,10 +341,18 @@ def _common_name(names: Sequence[str]) -> str:
 
 
 def differences(recipes: Sequence[Recipe]) -> dict[str, list]:
-    """Each field in which the recipes differ, or the folder of pictures, with its value in every recipe."""
+    """Each field in which the recipes differ, with its value in every recipe.
+
+    So are the folder of pictures, and whether the runs had fewer epochs at first.
+    """
+    firsts = [recipe.runs[0] for recipe in recipes]
     fields = [
-        {"dataset.path": recipe.runs[0].config.dataset.path, **recipe_fields(recipe.runs[0])}
-        for recipe in recipes
+        {
+            "dataset.path": run.config.dataset.path,
+            "fewer epochs at first": run.was_shorter,
+            **recipe_fields(run),
+        }
+        for run in firsts
     ]
     names = {name: None for recipe in fields for name in recipe}
     found = {name: [recipe.get(name) for recipe in fields] for name in names}

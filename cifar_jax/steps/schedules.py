@@ -53,14 +53,16 @@ def is_followed(config, history: list[dict]) -> bool:
 
     They are not if epochs were added to a run whose schedule depends on their number.
     """
-    if not history:
+    if not history or config.lr_schedule.name in ("constant", "step"):
         return True
     steps_per_epoch = history[0]["step"] // history[0]["epoch"]
     schedule = learning_rate_schedule(config.lr_schedule, config.num_epochs, steps_per_epoch)
     scheduled = schedule(np.array([entry["step"] - 1 for entry in history]))
     rates = [entry["learning_rate"] for entry in history]
     # Another machine rounds the cosine otherwise.
-    return np.allclose(rates, scheduled, rtol=1e-3, atol=1e-5 * config.lr_schedule.learning_rate)
+    return bool(
+        np.allclose(rates, scheduled, rtol=1e-3, atol=1e-5 * config.lr_schedule.learning_rate)
+    )
 
 
 def _step(config, steps_per_epoch: int, warmup: int, decay_steps: int) -> optax.Schedule:

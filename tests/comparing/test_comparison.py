@@ -1,6 +1,7 @@
 """Comparing runs. The runs' figures are made up, so each result can be worked out by hand."""
 
 import json
+import math
 import os
 import shutil
 
@@ -145,6 +146,24 @@ def test_runs_on_other_images_are_not_averaged(tmp_path):
     ]
     paths = comparison.differences(found.recipes)["dataset.path"]
     assert sorted(paths) == ["", "", "cars", "pets"]
+
+
+def test_a_run_to_which_epochs_were_added_is_not_averaged_with_one_of_all(tmp_path):
+    fields = {"lr_schedule.name": "cosine", "num_epochs": 4}
+    for seed, lengths in enumerate(([4] * 4, [4] * 4, [2, 2, 4, 4])):
+        run = write_run(tmp_path / f"seed{seed}", [0.1, 0.2, 0.3, 0.4], seed=seed, **fields)
+        history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for entry, length in zip(history, lengths, strict=True):
+            # 100 steps an epoch.
+            part = (entry["step"] - 1) / (100 * length)
+            entry["learning_rate"] = 0.1 * (1 + math.cos(math.pi * part)) / 2
+        (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in history))
+    found = comparison.compare([str(tmp_path)])
+    assert [[run.name for run in recipe.runs] for recipe in found.recipes] == [
+        ["seed0", "seed1"],
+        ["seed2"],
+    ]
+    assert comparison.differences(found.recipes) == {"fewer epochs at first": [False, True]}
 
 
 def test_a_run_repeated_with_its_seed_is_not_averaged(runs_folder):
