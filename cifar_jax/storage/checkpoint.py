@@ -3,13 +3,14 @@
 A checkpoint holds every leaf of the TrainState by name, as NumPy arrays without a device axis (so it restores
 on any number of devices), and the progress. The history would make it ever larger, so it holds the mark of a
 file that grows, `HISTORY`, of which metrics.jsonl is a copy. The newest two checkpoints and that of the best
-epoch are kept. A damaged checkpoint is not restored; the one before it is. Training is deterministic, so
-resuming from either ends with the same bits.
+epoch are kept. A checkpoint that is damaged, or whose history is lost, is not restored; the one before it is.
+Training is deterministic, so resuming from either ends with the same bits.
 """
 
 import contextlib
 import functools
 import glob
+import json
 import os
 import shutil
 import sys
@@ -33,8 +34,9 @@ DAMAGED = ".damaged"
 # The history of the run, in the folder of the checkpoints.
 HISTORY = "history.jsonl"
 
-# The file in which Orbax describes a checkpoint.
+# The files in which Orbax describes a checkpoint, and keeps the progress as JSON.
 METADATA = "_CHECKPOINT_METADATA"
+PROGRESS = os.path.join("progress", "metadata")
 
 
 class _KeepNewestAndBest:
@@ -170,7 +172,15 @@ class Checkpoints:
     def _damage(self, step: int) -> str:
         """What is wrong with a checkpoint, in words; "" if nothing is."""
         path = self._path(step)
-        return digests.damage(path) if digests.exist(path) else f"{digests.NAME} is missing"
+        if not digests.exist(path):
+            return f"{digests.NAME} is missing"
+        if found := digests.damage(path):
+            return found
+        with _refused(f"cannot read {path}"), open(os.path.join(path, PROGRESS), "rb") as file:
+            mark = json.load(file)["history"]
+        if self._history_at(mark) is None:
+            return f"{HISTORY} and {METRICS} do not hold its {mark['entries']} epochs"
+        return ""
 
     def _move_away(self, step: int) -> None:
         if self._read_only:
@@ -245,20 +255,23 @@ class Checkpoints:
         with _refused(f"cannot read {path} (delete that folder to resume from the one before)"):
             restored = self._manager.restore(step, args=args)
         progress = restored["progress"]
-        return restored["state"], progress | {"history": self._history_at(progress["history"])}
+        history = self._history_at(progress["history"])
+        if history is None:
+            raise UserError(
+                f"{self._copies[0]} and {METRICS} beside it do not hold the "
+                f"{progress['history']['entries']} epochs that were trained: restore a copy of one of them"
+            )
+        return restored["state"], progress | {"history": history}
 
-    def _history_at(self, mark: dict | list) -> list[dict]:
-        """The history that a checkpoint has the mark of. Those of older versions have the history itself."""
+    def _history_at(self, mark: dict | list) -> list[dict] | None:
+        """The history that a checkpoint has the mark of; None if it is lost.
+
+        Checkpoints of older versions have the history itself.
+        """
         if isinstance(mark, list):
             return mark
-        for path in self._copies:
-            history = history_file.read(path, mark)
-            if history is not None:
-                return history
-        raise UserError(
-            f"{self._copies[0]} and {METRICS} beside it do not hold the {mark['entries']} epochs that were "
-            "trained: restore a copy of one of them"
-        )
+        found = (history_file.read(path, mark) for path in self._copies)
+        return next((history for history in found if history is not None), None)
 
     def restore(self, template: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
         """The checkpoint of a step (None: the newest), as (state with NumPy leaves, progress).

@@ -308,7 +308,7 @@ def test_a_checkpoint_holds_what_was_so_when_it_was_saved(tmp_path, monkeypatch)
     assert restored == {"history": [{"epoch": 1}], "seconds": 5.0}
 
 
-def test_each_checkpoint_has_its_history_as_long_as_one_of_two_copies_is_whole(tmp_path):
+def test_each_checkpoint_has_its_history_as_long_as_one_of_two_copies_is_whole(tmp_path, capfd):
     history = [{"epoch": epoch, "test_accuracy": epoch / 7} for epoch in (1, 2, 3)]
     log, metrics = tmp_path / "checkpoints" / "history.jsonl", tmp_path / "metrics.jsonl"
     for count in (1, 2, 3):  # each in a process of its own, as after a kill
@@ -323,12 +323,24 @@ def test_each_checkpoint_has_its_history_as_long_as_one_of_two_copies_is_whole(t
                 for step in (1, 2, 3):
                     assert checkpoints.read(step)[1] == {"history": history[:step]}
             path.write_bytes(whole)
+    # Where both are torn in the last epoch, the checkpoint before is as good as ever.
     cut(log)
-    metrics.unlink()
+    cut(metrics)
+    refused = pytest.raises(UserError, match="do not hold the 3 epochs that were trained")
+    with Checkpoints(tmp_path, read_only=True) as checkpoints, refused:
+        checkpoints.read(3)
+    capfd.readouterr()
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.read(2)[1] == {"history": history[:2]}
-        with pytest.raises(UserError, match="do not hold the 3 epochs that were trained") as error:
-            checkpoints.restore(some_state(0))
+        state, progress = checkpoints.restore(some_state(0))
+    assert (int(state.step), progress) == (2, {"history": history[:2]})
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: checkpoint 3 ")
+    assert "(history.jsonl and metrics.jsonl do not hold its 3 epochs): resuming" in line
+    log.unlink()
+    metrics.unlink()
+    refused = pytest.raises(UserError, match=r"every checkpoint .* do not hold its 2 epochs")
+    with Checkpoints(tmp_path) as checkpoints, refused as error:
+        checkpoints.latest_step()
     assert "\n" not in str(error.value)
 
 
