@@ -13,7 +13,6 @@ import glob
 import json
 import os
 import shutil
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -26,7 +25,7 @@ from cifar_jax.runtime import parallel
 from cifar_jax.steps import TrainState
 from cifar_jax.storage import digests
 from cifar_jax.storage.workdir import CHECKPOINTS, METRICS
-from cifar_jax.system import files
+from cifar_jax.system import console, files
 
 # Suffix of a damaged checkpoint, which hides it from Orbax. It is deleted after the next save.
 DAMAGED = ".damaged"
@@ -148,10 +147,12 @@ class Checkpoints:
                     "start again in another --workdir"
                 )
             found = unchecked[0]
-            _warn(f"checkpoint {found} in {self._folder} has no digests and cannot be checked")
+            console.warn(
+                f"checkpoint {found} in {self._folder} has no digests and cannot be checked"
+            )
         for step, reason in wrong.items():
             if step > found:
-                _warn(
+                console.warn(
                     f"checkpoint {step} in {self._folder} is damaged ({reason}): resuming from the "
                     f"one before, {found}"
                 )
@@ -315,10 +316,6 @@ class Checkpoints:
         self._thread.shutdown()
         with _refused(f"cannot save a checkpoint in {self._folder}"):
             self._manager.close()
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
