@@ -180,7 +180,7 @@ def _check_arrays(images, labels) -> None:
         are_integers = labels.dtype.kind in "iu" and labels.dtype.isnative
         if are_images and are_integers and labels.ndim and labels.shape[1:] in ((), side + side):
             return
-    given = [
+    arrived = [
         f"{name} {array.dtype} {list(array.shape)}"
         if hasattr(array, "dtype")
         else f"{name} that are a {type(array).__name__}"
@@ -189,7 +189,7 @@ def _check_arrays(images, labels) -> None:
     raise UserError(
         "evaluate takes images uint8 [N, side, side, 3] with values from 0 to 255, and labels that are "
         "integers [N], or masks [N, side, side], as arrays of NumPy or JAX, not "
-        + " and ".join(given)
+        + " and ".join(arrived)
     )
 
 

@@ -189,6 +189,8 @@ def _check_given(argv: list[str]) -> None:
     """Raises UserError for a flag that is given twice, or empty, as --workdir=$RUN where RUN is not set."""
     seen = set()
     for group in _groups(argv[1:]):
+        if not group[0].startswith("-"):
+            continue
         name, equals, value = "=".join(group).lstrip("-").partition("=")
         if name in USED_BY and equals and not value:
             raise UserError(f"--{name} is empty")

@@ -86,15 +86,17 @@ def main(argv: list[str]) -> int:
         if args.distributed or args.coordinator_address or not alone:
             parallel.initialize(args.coordinator_address, args.num_processes, args.process_id)
             interruption.listen()  # again: JAX's runtime has taken SIGTERM
-        if args.mode not in ("compare", "sweep"):  # a sweep leaves them to its runs
-            parallel.start_devices()
         status = MODES[args.mode](args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         parallel.end_with_the_others()
         return 1
-    except (MemoryError, ValueError, parallel.RuntimeFailed) as error:
+    except (MemoryError, ValueError, RuntimeError, AssertionError) as error:
         parallel.leave_if_another_is_lost(error)
+        missing = parallel.why_no_devices(error)
+        if missing:
+            print(f"error: {missing}", file=sys.stderr)
+            return 1
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         hint = "try a smaller config.batch_size, config.eval_batch_size or model, or config.model.remat"

@@ -25,7 +25,7 @@ def run_compare(args) -> int:
 
 
 def _compare(workdirs: list[str], target: float | None) -> int:
-    # Computes nothing, so it must not take a GPU from a run that trains.
+    # Computes next to nothing, so it must not take a GPU from a run that trains.
     jax.config.update("jax_platforms", "cpu")
     comparison = compare.compare(workdirs, target)
     written = comparison_page.write(comparison)

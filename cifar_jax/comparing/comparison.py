@@ -63,9 +63,9 @@ class RunResult:
         return self.epochs >= self.config.num_epochs
 
     @functools.cached_property
-    def was_shorter(self) -> bool:
-        """Whether its learning rate was that of fewer epochs at first."""
-        return not schedules.is_followed(self.config, self.history)
+    def other_rates(self) -> list[tuple[int, str]]:
+        """As in `schedules`: not empty if its learning rate was that of fewer epochs at first."""
+        return schedules.other_rates(self.config, self.history)
 
     @property
     def is_segmentation(self) -> bool:
@@ -305,8 +305,7 @@ def group(runs: Sequence[RunResult]) -> tuple[Recipe, ...]:
     for (recipe, path), run in zip(keys, runs, strict=True):
         # Without a path, the data set's name is enough; the order of its images may depend on their source.
         images = path and (run.test_images or images_of.get((recipe, path), path))
-        first_rate = run.history[0]["learning_rate"] if run.was_shorter else None
-        key = (recipe, images, first_rate, run.config.seed)
+        key = (recipe, images, tuple(run.other_rates), run.config.seed)
         by_recipe.setdefault((*key[:-1], repeats[key]), []).append(run)
         repeats[key] += 1
     recipes, taken = [], set()
@@ -341,15 +340,12 @@ def _common_name(names: Sequence[str]) -> str:
 
 
 def differences(recipes: Sequence[Recipe]) -> dict[str, list]:
-    """Each field in which the recipes differ, with its value in every recipe.
-
-    So are the folder of pictures, and whether the runs had fewer epochs at first.
-    """
+    """What differs between recipes, with its value in each: fields, the folder of pictures, added epochs."""
     firsts = [recipe.runs[0] for recipe in recipes]
     fields = [
         {
             "dataset.path": run.config.dataset.path,
-            "fewer epochs at first": run.was_shorter,
+            "fewer epochs at first": bool(run.other_rates),
             **recipe_fields(run),
         }
         for run in firsts

@@ -159,7 +159,8 @@ def pictures_in(folder: str, nested: bool = False) -> list[str]:
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
     suffixes |= PHOTOGRAPHS
 
-    def below(inside: str) -> list[str]:
+    def below(inside: str, above: tuple[str, ...] = ()) -> list[str]:
+        above += (os.path.realpath(inside),)
         try:
             with os.scandir(inside) as entries:
                 names = sorted(
@@ -168,11 +169,14 @@ def pictures_in(folder: str, nested: bool = False) -> list[str]:
                     if not (entry.name.startswith(".") or entry.is_dir())
                     and _is_picture(entry, suffixes)
                 )
-            deeper = files.subfolders(inside) if nested else []
+            deeper = [os.path.join(inside, name) for name in files.subfolders(inside) if nested]
         except OSError as error:
             raise UserError(f"{files.shown(inside)}: {files.reason(error)}") from error
         found = [os.path.join(inside, name) for name in names]
-        return found + [path for name in deeper for path in below(os.path.join(inside, name))]
+        for path in deeper:
+            if os.path.realpath(path) not in above:  # a link that leads back
+                found += below(path, above)
+        return found
 
     found = below(folder)
     if not found:
@@ -188,11 +192,10 @@ def _is_picture(entry: os.DirEntry, suffixes: set[str]) -> bool:
     try:
         with refused_bombs(), Image.open(entry.path, formats=_formats()):
             return True
-    except Image.UnidentifiedImageError:
-        return False
-    # A picture, but a damaged one, or one that may not be read: decoding will say so.
-    except Exception:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True
+    except Exception:
+        return False
 
 
 def _formats() -> list[str]:

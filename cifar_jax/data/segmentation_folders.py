@@ -1,9 +1,9 @@
 """The user's own pictures with masks, decoded in parallel.
 
 A folder holds the folders `images` and `masks`, with files of equal names (or NAME and NAME_mask), or
-pictures NAME_sat and their masks NAME_mask side by side; with or without folders inside. Folders `train` and
-`test` (or `val`), each of which is such a folder, are the splits; otherwise a share is drawn to test on, as
-for `picture_folders`.
+pictures NAME_sat and their masks NAME_mask side by side. `images` and `masks` may have equal folders inside.
+Folders `train` and `test` (or `val`), each of which is such a folder, are the splits; otherwise a share is
+drawn to test on, as for `picture_folders`.
 """
 
 import os
@@ -76,7 +76,7 @@ def _pairs(folder: str) -> list[Pair]:
         lacks = "masks" if images else "images"
         raise UserError(f"{files.shown(folder)} has no folder {lacks} beside {images or of_masks}")
     else:
-        together = pictures.pictures_in(folder, nested=True)
+        together = pictures.pictures_in(folder)
         found = [path for path in together if not _stem(path).endswith(_MASK)]
         mask_files = [path for path in together if _stem(path).endswith(_MASK)]
         if not mask_files:
@@ -85,7 +85,10 @@ def _pairs(folder: str) -> list[Pair]:
                 f"their masks, of equal names, into {os.path.join(folder, 'masks')}; or name them "
                 f"NAME{_PICTURE}.jpg and NAME{_MASK}.png"
             )
-    by_name = _by_name(found, _PICTURE), _by_name(mask_files, _MASK)
+    by_name = (
+        _by_name(found, os.path.join(folder, images or ""), _PICTURE),
+        _by_name(mask_files, os.path.join(folder, of_masks or ""), _MASK),
+    )
     for names, others, what, lacks in (
         (*by_name, "picture", "mask"),
         (*reversed(by_name), "mask", "picture"),
@@ -97,11 +100,11 @@ def _pairs(folder: str) -> list[Pair]:
     return [(path, by_name[1][name]) for name, path in sorted(by_name[0].items())]
 
 
-def _by_name(paths: list[str], ending: str) -> dict[str, str]:
-    """{name without suffix and ending: path}. Raises UserError if two files have the same name."""
+def _by_name(paths: list[str], folder: str, ending: str) -> dict[str, str]:
+    """{path in the folder, without suffix and ending: path}. UserError if two files have the same one."""
     found = {}
     for path in paths:
-        name = _stem(path).removesuffix(ending)
+        name = os.path.splitext(os.path.relpath(path, folder))[0].removesuffix(ending)
         if name in found:
             raise UserError(
                 f"{files.shown(found[name])} and {files.shown(path)} have the same name"

@@ -181,15 +181,10 @@ def version() -> str | None:
 
 @functools.cache
 def _register(version: str, library: Path) -> None:
-    try:
-        loaded = ctypes.CDLL(str(library))
-        functions = {name: getattr(loaded, name) for name in _NAMES}
-    except (OSError, AttributeError) as error:
-        library.unlink(missing_ok=True)  # The next start compiles it again.
-        raise UserError(f"the CPU kernels cannot be loaded ({files.reason(error)})") from error
-    for name, function in functions.items():
-        capsule = jax.ffi.pycapsule(function)
-        jax.ffi.register_ffi_target(_target(name, version), capsule, platform="cpu")
+    functions = ctypes.CDLL(str(library))
+    for name in _NAMES:
+        function = jax.ffi.pycapsule(getattr(functions, name))
+        jax.ffi.register_ffi_target(_target(name, version), function, platform="cpu")
 
 
 def _built() -> tuple[str, Path]:
@@ -203,11 +198,8 @@ def _built() -> tuple[str, Path]:
     ingredients = [*sources, jaxlib.__version__, processor(), *flags]
     version = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]
     library = files.cache_folder() / f"cpu_kernels_{version}.so"
-    # Loading a part of a library may end the process.
-    digest = library.with_suffix(".sha256")
-    with contextlib.suppress(OSError):
-        if digest.read_text() == _digest(library):
-            return version, library
+    if _is_whole(library):
+        return version, library
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
         raise UserError("no C++ compiler found (install g++ or clang, or set CXX)")
@@ -224,12 +216,26 @@ def _built() -> tuple[str, Path]:
             said = (getattr(error, "stderr", "") or "").strip() or files.reason(error)
             first = said.splitlines()[0]
             raise UserError(f"{compiler} cannot compile the CPU kernels ({first})") from error
-    files.write_bytes(digest, _digest(library).encode())
+        made = Path(path).read_bytes()
+        if not all(name.encode() in made for name in _NAMES):
+            raise UserError(f"{compiler} made no library of the CPU kernels")
+    files.write_bytes(_digest_file(library), hashlib.sha256(made).hexdigest().encode())
     return version, library
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _is_whole(library: Path) -> bool:
+    """Whether the library is there and not damaged: loading a part of one may end the process."""
+    try:
+        found = hashlib.sha256(library.read_bytes()).hexdigest()
+        return _digest_file(library).read_text() == found
+    except FileNotFoundError:  # an older version kept no digest
+        return library.exists()
+    except OSError:
+        return False
+
+
+def _digest_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
 
 
 def _target_flags() -> list[str]:

@@ -51,18 +51,20 @@ def _check_address(address: str, listens: bool) -> None:
             ) from None
 
 
-def start_devices() -> None:
-    """Starts the devices, which takes seconds on a GPU. Raises UserError if JAX cannot."""
+def why_no_devices(error: Exception) -> str:
+    """What to do, in words, if an error means that JAX cannot start the devices; "" for other errors."""
+    if not isinstance(error, RuntimeError | AssertionError):
+        return ""
     try:
         jax.devices()
-    # Without words where a plug-in is missing.
-    except (RuntimeError, AssertionError) as error:
-        asked = jax.config.jax_platforms
-        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
-        raise UserError(
-            f"JAX cannot start the devices{f' of JAX_PLATFORMS={asked}' if asked else ''}{reason}: unset "
-            "JAX_PLATFORMS, or install requirements-cuda.txt and the driver of the GPU"
-        ) from None
+    except (RuntimeError, AssertionError) as again:  # the latter has no words: a plug-in is missing
+        asked = f" of JAX_PLATFORMS={jax.config.jax_platforms}" if jax.config.jax_platforms else ""
+        reason = f" ({str(again).splitlines()[0]})" if str(again) else ""
+        return (
+            f"JAX cannot start the devices{asked}{reason}: unset JAX_PLATFORMS, or install "
+            "requirements-cuda.txt and the driver of the GPU"
+        )
+    return ""
 
 
 def has_others() -> bool:

@@ -4,10 +4,9 @@ JAX reads its settings from environment variables such as JAX_ENABLE_X64. Some o
 numbers a run draws or computes, so the program sets them itself.
 """
 
-import concurrent.futures
 import contextlib
-import functools
 import os
+import threading
 from collections.abc import Iterable
 
 import jax
@@ -59,16 +58,31 @@ def _fixed_restored():
 @contextlib.contextmanager
 def restored(names: Iterable[str]):
     """After the `with`, JAX's settings of these names are those from before."""
-    there = [name for name in names if hasattr(jax.config, name)]
-    # In another thread: contexts of this one would hide the settings of the process.
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        values = thread.map(functools.partial(getattr, jax.config), there)
-    before = dict(zip(there, values, strict=True))
+    before = _of_the_process(names)
     try:
         yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+def _of_the_process(names: Iterable[str]) -> dict:
+    """JAX's settings of these names, without the contexts of JAX that this thread is in."""
+    found = {}
+
+    def read():
+        found.update(
+            {name: getattr(jax.config, name) for name in names if hasattr(jax.config, name)}
+        )
+
+    elsewhere = threading.Thread(target=read)
+    try:
+        elsewhere.start()
+    except RuntimeError:  # Python is ending
+        read()
+    else:
+        elsewhere.join()
+    return found
 
 
 def of_the_user() -> dict[str, str]:

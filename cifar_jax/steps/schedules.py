@@ -48,21 +48,26 @@ def ended_after(config, epochs: float, steps_per_epoch: int) -> optax.Schedule:
     return optax.join_schedules([schedule, optax.constant_schedule(0.0)], [steps])
 
 
-def is_followed(config, history: list[dict]) -> bool:
-    """Whether the learning rates of a history are those of a recipe's schedule.
+def depends_on_length(config) -> bool:
+    """Whether the learning rate of a recipe depends on the number of epochs."""
+    return config.lr_schedule.name not in ("constant", "step")
 
-    They are not if epochs were added to a run whose schedule depends on their number.
+
+def other_rates(config, history: list[dict]) -> list[tuple[int, str]]:
+    """(step, learning rate) of the entries of a history whose rate is not that of a recipe's schedule.
+
+    There are some if epochs were added to a run whose schedule depends on their number.
     """
-    if not history or config.lr_schedule.name in ("constant", "step"):
-        return True
+    history = [entry for entry in history if "learning_rate" in entry]
+    if not history or not depends_on_length(config):
+        return []
     steps_per_epoch = history[0]["step"] // history[0]["epoch"]
     schedule = learning_rate_schedule(config.lr_schedule, config.num_epochs, steps_per_epoch)
     scheduled = schedule(np.array([entry["step"] - 1 for entry in history]))
     rates = [entry["learning_rate"] for entry in history]
     # Another machine rounds the cosine otherwise.
-    return bool(
-        np.allclose(rates, scheduled, rtol=1e-3, atol=1e-5 * config.lr_schedule.learning_rate)
-    )
+    equal = np.isclose(rates, scheduled, rtol=1e-3, atol=1e-5 * config.lr_schedule.learning_rate)
+    return [(history[i]["step"], f"{rates[i]:.3g}") for i in np.flatnonzero(~equal)]
 
 
 def _step(config, steps_per_epoch: int, warmup: int, decay_steps: int) -> optax.Schedule:

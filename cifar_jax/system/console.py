@@ -4,6 +4,7 @@ Without this, a closed pipe (`| head`), a full disk or a locale that cannot enco
 the standard library.
 """
 
+import contextlib
 import io
 import os
 import sys
@@ -19,7 +20,8 @@ def restart_in_utf8() -> None:
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with contextlib.suppress(OSError):  # the system may not start the interpreter again
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def warn(line: str) -> None:

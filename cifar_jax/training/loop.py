@@ -67,7 +67,9 @@ def train(
         ):
             state, progress = restore_or_start(run, checkpoints, fresh)
             # Only now: a resumed run may have more epochs, but not if it cannot be resumed.
-            parallel.in_every_process(lambda: files_of.write_config(workdir, config), "config")
+            parallel.in_every_process(
+                lambda: files_of.write_config(workdir, config), "write_config"
+            )
             loop = Loop(run, state, progress, checkpoints, interrupted, profile, on_epoch)
             return loop.run_epochs()
 
@@ -192,7 +194,8 @@ class Loop:
         self.pace.ended(count, start)
         check_finite(self.run, metrics)
         if self.pace.dispatches == 1:
-            self.first_steps_done()
+            # The second dispatch, if it is under way, takes as long as the first.
+            self.first_steps_done(time.perf_counter() - start if self.step > step else 0.0)
             self.pace.forget()
         # The metrics are sums over the current epoch.
         in_epoch = (step - 1) % self.run.steps_per_epoch + 1
@@ -204,17 +207,18 @@ class Loop:
             self.pace.images_per_second(),
         )
 
-    def first_steps_done(self) -> None:
-        """Says how long the start took, and does what could wait until the devices had work."""
+    def first_steps_done(self, work: float) -> None:
+        """Says how long the start took, and does what could wait until the devices had work.
+
+        They have work for so many seconds; what takes longer is left out of the epoch's.
+        """
         seconds = start_time.seconds_since_start()
         parallel.say(f"first steps done {reports.duration(seconds)} after the start")
         start = time.perf_counter()
         report.draw_first_batch(self.run)
         # Without this, other processes would wait in the next steps' collective, which fails after 30 s.
         parallel.barrier("first_batch")
-        # The second dispatch, under way, takes as long as the first; then the devices had to wait.
-        waited = time.perf_counter() - start - self.pace.first_seconds
-        self.start += max(0.0, waited)
+        self.start += max(0.0, time.perf_counter() - start - work)
 
     def pause(self) -> bool:
         """Does the host's work between dispatches; True if it is time to save or to leave."""

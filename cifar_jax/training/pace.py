@@ -46,11 +46,6 @@ class Pace:
             self._last_count = count
         self._last_end = end
 
-    @property
-    def first_seconds(self) -> float:
-        """How long the first dispatch took; 0 after others."""
-        return self._first[1]
-
     def forget(self) -> None:
         """Leaves out the dispatch under way, because the host is busy with something else."""
         self._last_end = 0.0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import statistics
 
@@ -19,6 +20,9 @@ from cifar_jax.steps import TrainState, inference_variables
 from cifar_jax.storage import provenance
 from cifar_jax.storage import workdir as files_of
 from cifar_jax.training.run import Run, state_shapes
+
+# What stays in the report of a run that is started again when all is done.
+_OF_THE_TRAINING = ("eval", "device", "settings", "versions", "revision")
 
 
 def best_epoch(history: list[dict]) -> dict | None:
@@ -102,12 +106,13 @@ def draw_first_batch(run: Run) -> None:
         plots.plot_batch(path, images, [names[label] for label in labels], *scale)
 
 
-def _is_written(path: str, final: dict) -> bool:
-    """Whether the report there is of a run that ended with this entry of the history."""
+def _earlier_report(path: str, final: dict) -> dict:
+    """The report there, if it is of a history that ended with this entry; else {}."""
     try:
-        return reports.read_report(path).get("final") == final
+        before = reports.read_report(path)
     except UserError:  # damaged
-        return False
+        return {}
+    return before if before.get("final") == final else {}
 
 
 def draw_history(run: Run, history: list[dict]) -> None:
@@ -125,7 +130,7 @@ def write_history(metrics: HistoryFile, history: list[dict]) -> None:
 def finish(run: Run, history: list[dict], result: Result | SegmentationResult) -> None:
     """Writes the report and the plots, and prints a summary.
 
-    A report that has this history already stays: it tells where the run was trained, and has evaluations.
+    What an earlier report of this history says of the training and of evaluations stays.
     """
     best = best_epoch(history)
     draw_history(run, history)
@@ -152,8 +157,14 @@ def finish(run: Run, history: list[dict], result: Result | SegmentationResult) -
     }
     if provenance.revision():
         report["revision"] = provenance.revision()
-    if not _is_written(run.path(files_of.REPORT), report["final"]):
-        reports.write_json(run.path(files_of.REPORT), report)
+    path = run.path(files_of.REPORT)
+    before = _earlier_report(path, report["final"])
+    if before:
+        new = {name: value for name, value in report.items() if name not in _OF_THE_TRAINING}
+        report = new | {name: before[name] for name in _OF_THE_TRAINING if name in before}
+    # The same again may differ in the last bit on other devices.
+    if before.get("config") != json.loads(json.dumps(report["config"])):
+        reports.write_json(path, report)
     names = (
         files_of.METRICS,
         files_of.REPORT,

@@ -61,7 +61,9 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
         return fresh, {"history": [], "seconds": 0.0, "recipe": recipe, **progress}
     state, progress = checkpoints.restore(state_shapes(run))
     # Checkpoints of older versions have neither recipe nor fingerprint.
-    files_of.refuse_another(run.workdir, progress.get("recipe", {}), run.config)
+    before = progress.get("recipe", {})
+    files_of.refuse_another(run.workdir, before, run.config)
+    is_longer = recipe["num_epochs"] > before.get("num_epochs", recipe["num_epochs"])
     progress["recipe"] = recipe
     if _rounded(progress["data"]) != _rounded(data):
         raise UserError(
@@ -81,7 +83,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     parallel.say(
         f"resuming {run.workdir} after epoch {epoch}, step {position} of {run.steps_per_epoch}"
     )
-    if not schedules.is_followed(run.config, progress["history"]):
+    if is_longer and schedules.depends_on_length(run.config):
         epochs = run.config.num_epochs
         parallel.say(
             f"from here on the learning rate is that of {epochs} epochs; so far it was that of fewer, so "
