@@ -6,19 +6,25 @@ Each folder has a subfolder of pictures per class, with the names of CIFAR-10's 
 over the classes, which counts each class alike. docs/results.md has what this printed.
 """
 
+import argparse
 import os
-import sys
 
 import cifar_jax
 from cifar_jax.data import pictures
 from cifar_jax.inference import pretrained
 
 
-def main(folders: list[str]) -> None:
-    for folder in folders:
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "folders", nargs="+", help="a subfolder of pictures for each class of CIFAR-10"
+    )
+    for folder in parser.parse_args().folders:
         for name in pretrained.names():
             network = cifar_jax.load(name)
             classes = [each for each in network.class_names if os.path.isdir(f"{folder}/{each}")]
+            if not classes:
+                parser.error(f"{folder} has no subfolder named after a class of CIFAR-10")
             found = {each: pictures.find_pictures([f"{folder}/{each}"]) for each in classes}
             count = sum(map(len, found.values()))
             print(f"{os.path.basename(folder)}, {count} pictures of {len(classes)} classes, {name}")
@@ -33,4 +39,4 @@ def main(folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

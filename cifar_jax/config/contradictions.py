@@ -135,7 +135,8 @@ def _schedule_errors(flat: dict) -> Errors:
             )
     if flat["lr_schedule.warmup_epochs"] > flat["num_epochs"]:
         names = ("lr_schedule.warmup_epochs", "num_epochs")
-        yield names, "lr_schedule.warmup_epochs is longer than num_epochs"
+        warmup, epochs = (flat[name] for name in names)
+        yield names, f"lr_schedule.warmup_epochs {warmup:g} is longer than num_epochs {epochs:g}"
 
 
 def _dataset_errors(flat: dict) -> Errors:

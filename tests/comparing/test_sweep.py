@@ -28,7 +28,7 @@ with open(folder / "started", "a") as file:
     print(*sys.argv[1:], file=file)
 """
 WAITS = """
-import pathlib, signal, sys
+import pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[-1].removeprefix("--workdir="))
 folder.mkdir(parents=True, exist_ok=True)
 def leave(number, frame):
@@ -37,7 +37,8 @@ def leave(number, frame):
 signal.signal(signal.SIGINT, leave)
 signal.signal(signal.SIGTERM, leave)
 (folder / "waits").write_text("")
-signal.pause()
+while True:
+    time.sleep(0.05)
 """
 DEADLINE_SECONDS = 60
 
