@@ -231,7 +231,7 @@ def test_a_recipe_is_valid_and_survives_json(path):
     config_lib.validate(config, default.FIELDS)
     again = config_lib.from_json(config_lib.to_json(config), default.get_config())
     assert again.to_dict() == config.to_dict()
-    assert config_lib.differences(config, again) == []
+    assert config_lib.differences(*map(config_lib.recipe, (config, again))) == []
 
 
 def test_recipes_are_listed_with_a_line_each():
@@ -281,14 +281,15 @@ def test_differences_name_fields_of_the_recipe_only():
         steps_per_dispatch=3,
         checkpoint_minutes=1.0,
     )
-    assert config_lib.differences(old, new) == [
+    assert config_lib.differences(*map(config_lib.recipe, (old, new))) == [
         "lr_schedule.boundaries: [100, 150] -> [1, 2]",
         "optimizer.name: sgd -> adam",
     ]
 
 
 def test_a_list_and_a_tuple_are_the_same_recipe():
-    assert config_lib.differences(changed(dataset__mean=(0.5, 0.5, 0.5)), changed()) != []
+    old, new = changed(dataset__mean=(0.5, 0.5, 0.5)), changed()
+    assert config_lib.differences(*map(config_lib.recipe, (old, new))) != []
     again = config_lib.from_json(
         config_lib.to_json(changed(dataset__mean=(0.5, 0.5, 0.5))), default.get_config()
     )
