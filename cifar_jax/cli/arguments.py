@@ -111,7 +111,7 @@ def _parse(argv: list[str]) -> list[str]:
         line = name == "config" and recipes.path_error(value.partition(":")[0])
         if line:
             raise UserError(line)  # before a recipe that is a pipe is waited for
-    _check_given(argv)
+    _check_given(flags.FLAGS.read_flags_from_files(argv))
     flags.FLAGS.set_gnu_getopt(True)  # flags may follow other arguments
     rest = _settle_workdir(flags.FLAGS, flags.FLAGS(argv))
     _check_config(flags.FLAGS.config, _recipe(argv))
@@ -167,6 +167,8 @@ def _settle_workdir(args, rest: list[str]) -> list[str]:
     if args.mode == "compare":
         # A shell expands --workdir runs/* to --workdir runs/a runs/b.
         args.workdir = args.workdir + rest[1:]
+        if "" in args.workdir:
+            raise UserError("--workdir is empty")
         return rest[:1]
     if len(args.workdir) > 1:
         raise UserError("--workdir is given twice: only --mode=compare takes several")

@@ -181,9 +181,12 @@ def version() -> str | None:
 
 @functools.cache
 def _register(version: str, library: Path) -> None:
-    functions = ctypes.CDLL(str(library))
-    for name in _NAMES:
-        function = jax.ffi.pycapsule(getattr(functions, name))
+    loaded = ctypes.CDLL(str(library))
+    try:
+        functions = {name: jax.ffi.pycapsule(getattr(loaded, name)) for name in _NAMES}
+    except AttributeError as error:
+        raise UserError(f"{library} is not a library of the CPU kernels") from error
+    for name, function in functions.items():
         jax.ffi.register_ffi_target(_target(name, version), function, platform="cpu")
 
 
@@ -195,13 +198,16 @@ def _built() -> tuple[str, Path]:
     """
     flags = [*_FLAGS, *_target_flags()]
     sources = [path.read_text() for path in (_SOURCE, *sorted(_SOURCE.parent.glob("*.h")))]
-    ingredients = [*sources, jaxlib.__version__, processor(), *flags]
+    chosen = os.environ.get("CXX", "")
+    ingredients = [*sources, jaxlib.__version__, processor(), *flags, *filter(None, [chosen])]
     version = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]
     library = files.cache_folder() / f"cpu_kernels_{version}.so"
     if _is_whole(library):
         return version, library
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    compiler = chosen or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
+        if library.exists() and not _digest_file(library).exists():  # an older version made it
+            return version, library
         raise UserError("no C++ compiler found (install g++ or clang, or set CXX)")
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -227,9 +233,7 @@ def _is_whole(library: Path) -> bool:
     """Whether the library is there and not damaged: loading a part of one may end the process."""
     try:
         found = hashlib.sha256(library.read_bytes()).hexdigest()
-        return _digest_file(library).read_text() == found
-    except FileNotFoundError:  # an older version kept no digest
-        return library.exists()
+        return _digest_file(library).read_bytes() == found.encode()
     except OSError:
         return False
 

@@ -58,7 +58,7 @@ def other_rates(config, history: list[dict]) -> list[tuple[int, str]]:
 
     There are some if epochs were added to a run whose schedule depends on their number.
     """
-    history = [entry for entry in history if "learning_rate" in entry]
+    history = [entry for entry in history if isinstance(entry.get("learning_rate"), int | float)]
     if not history or not depends_on_length(config):
         return []
     steps_per_epoch = history[0]["step"] // history[0]["epoch"]

@@ -63,7 +63,7 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     # Checkpoints of older versions have neither recipe nor fingerprint.
     before = progress.get("recipe", {})
     files_of.refuse_another(run.workdir, before, run.config)
-    is_longer = recipe["num_epochs"] > before.get("num_epochs", recipe["num_epochs"])
+    epochs_before = before.get("num_epochs")
     progress["recipe"] = recipe
     if _rounded(progress["data"]) != _rounded(data):
         raise UserError(
@@ -83,8 +83,12 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     parallel.say(
         f"resuming {run.workdir} after epoch {epoch}, step {position} of {run.steps_per_epoch}"
     )
-    if is_longer and schedules.depends_on_length(run.config):
-        epochs = run.config.num_epochs
+    epochs = run.config.num_epochs
+    if progress["history"]:
+        changed = schedules.other_rates(run.config, progress["history"])
+    else:
+        changed = epochs_before and schedules.depends_on_length(run.config)
+    if changed and epochs != epochs_before:
         parallel.say(
             f"from here on the learning rate is that of {epochs} epochs; so far it was that of fewer, so "
             f"this will not be the same as a run of {epochs} from the start"

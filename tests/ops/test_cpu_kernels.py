@@ -141,12 +141,14 @@ def test_a_cache_folder_that_cannot_be_made_gives_a_warning(unbuilt, capsys):
 
 def test_the_kernels_are_compiled_once_and_again_if_their_file_is_damaged(unbuilt, monkeypatch):
     # Counts its calls. Its output is what follows -o.
-    compiler = unbuilt / "compiler"
+    compiler = unbuilt / "c++"
     compiler.write_text(
-        'echo called >> "$0.log"; while [ "$1" != -o ]; do shift; done; '
+        '#!/bin/sh\necho called >> "$0.log"; while [ "$1" != -o ]; do shift; done; '
         f'echo {" ".join(cpu_kernels._NAMES)} > "$2"'
     )
-    monkeypatch.setenv("CXX", f"sh {compiler}")
+    compiler.chmod(0o755)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", f"{unbuilt}:/usr/bin:/bin")
 
     def times_called():
         for _ in range(2):
@@ -161,6 +163,9 @@ def test_the_kernels_are_compiled_once_and_again_if_their_file_is_damaged(unbuil
     library.write_text(whole[:-20])
     assert times_called() == 2
     assert library.read_text() == whole
-    # An older version kept no digest.
+    # An older version kept no digest. Its library is used where there is no compiler.
     library.with_suffix(".sha256").unlink()
-    assert times_called() == 2
+    assert times_called() == 3
+    library.with_suffix(".sha256").unlink()
+    monkeypatch.setenv("PATH", str(unbuilt / "cache"))
+    assert times_called() == 3
