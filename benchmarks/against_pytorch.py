@@ -24,9 +24,9 @@ from benchmarks.driver import RECIPES, tell, work
 MODES = {"train": ("train", "training"), "eval": ("evaluate", "evaluation")}
 
 # A rounding grows from step to step, faster at higher learning rates. How fast is measured in PyTorch: it
-# trains again from weights that were moved by a rounding. Our losses may differ from PyTorch's in float64,
-# which hardly rounds, by this many times as much, or by LEAST_TOLERANCE if that is more. In the first steps
-# the limit is tight: a wrong formula exceeds it by orders of magnitude.
+# trains again from weights that were moved by a rounding. Our losses may differ from PyTorch's by this
+# many times as much, or by LEAST_TOLERANCE if that is more. In the first steps the limit is tight: a wrong
+# formula exceeds it by orders of magnitude.
 TOLERANCE_FACTOR = 10.0
 # By optimizer. Optax computes Adam's 1 - 0.999**step in float32, with a relative error of up to 6e-5.
 LEAST_TOLERANCE = {"sgd": 1e-5, "adam": 2e-4, "adamw": 2e-4}
@@ -114,10 +114,9 @@ def check_losses(job: common.Job, mode: str, name: str) -> tuple[str, str]:
     exact = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     ours = work("ours", dataclasses.replace(job, task=f"reference_{noun}"), **exact)["losses"]
     theirs = work("pytorch", dataclasses.replace(job, task=f"check_{noun}"))
-    ours, exact = np.asarray(ours), np.asarray(theirs["exact"])
-    moved = exact + np.subtract(theirs["moved"], theirs["losses"])
-    error = disagreement(ours, exact, moved, LEAST_TOLERANCE[job.config["optimizer"]["name"]])
-    difference, own = (np.max(relative(x, exact)) for x in (ours, moved))
+    ours, theirs, moved = map(np.asarray, (ours, theirs["losses"], theirs["moved"]))
+    error = disagreement(ours, theirs, moved, LEAST_TOLERANCE[job.config["optimizer"]["name"]])
+    difference, own = (np.max(relative(x, theirs)) for x in (ours, moved))
     return f"{difference:.0e} ({own:.0e})", f"{name}: {error}" if error else ""
 
 
@@ -126,7 +125,7 @@ def disagreement(ours, theirs, moved, least: float) -> str:
 
     Args:
       ours, theirs: our and PyTorch's losses of the same steps, float [steps].
-      moved: theirs from weights that were moved by a rounding.
+      moved: PyTorch's losses from weights that were moved by a rounding.
       least: a difference that is always allowed.
     """
     allowed = np.maximum(TOLERANCE_FACTOR * np.maximum.accumulate(relative(moved, theirs)), least)

@@ -288,15 +288,12 @@ def choose(job: common.Job, make) -> dict:
 
 
 def check_training(job: common.Job) -> dict:
-    """The losses of training on the reference's batches: {"losses", "moved", "exact"}.
-
-    From its weights, from slightly moved ones, and from its weights in float64.
-    """
+    """The losses of training on the reference's batches, from its weights and from slightly moved ones."""
     with np.load(job.reference) as arrays:
         batches, labels, rates = (arrays[name] for name in ("images", "labels", "rates"))
-    found = {"losses": [], "moved": [], "exact": []}
+    found = {"losses": [], "moved": []}
     for name, losses in found.items():
-        network = checked_network(job, name).train()
+        network = exact_network(job, moved=name == "moved").train()
         optimizer = create_optimizer(job.config["optimizer"], network, rates[0], "foreach")
         for images, label, rate in zip(batches, labels, rates, strict=True):
             for group in optimizer.param_groups:
@@ -310,26 +307,24 @@ def check_training(job: common.Job) -> dict:
 
 
 def check_evaluation(job: common.Job) -> dict:
-    """`check_training` without training."""
+    """The losses on the reference's batches, with its weights and with slightly moved ones."""
     with np.load(job.reference) as arrays:
         batches, labels = arrays["images"], arrays["labels"]
     found = {}
     with torch.inference_mode():
-        for name in ("losses", "moved", "exact"):
-            network = checked_network(job, name).eval()
+        for name in ("losses", "moved"):
+            network = exact_network(job, moved=name == "moved").eval()
             found[name] = [
                 exact_loss(network, *batch).item() for batch in zip(batches, labels, strict=True)
             ]
     return found
 
 
-def checked_network(job: common.Job, name: str) -> nn.Module:
-    """The network of `check_training` with the reference's weights, in float32 or float64 throughout."""
+def exact_network(job: common.Job, moved: bool) -> nn.Module:
+    """The network with the reference's weights, in float32 throughout."""
     network = prepare(job, common.Settings(channels_last=True, threads=job.threads))
     torch.backends.cudnn.allow_tf32 = False
-    if name == "exact":
-        return network.double()
-    if name == "moved":
+    if moved:
         torch.manual_seed(0)
         with torch.no_grad():
             for weight in network.parameters():
@@ -338,9 +333,9 @@ def checked_network(job: common.Job, name: str) -> nn.Module:
 
 
 def exact_loss(network, images, labels):
-    weight = next(network.parameters())
-    images = torch.from_numpy(images).to(weight).permute(0, 3, 1, 2)
-    return F.cross_entropy(network(images), torch.from_numpy(labels).long().to(weight.device))
+    device = next(network.parameters()).device
+    images = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+    return F.cross_entropy(network(images), torch.from_numpy(labels).long().to(device))
 
 
 def operations(job: common.Job) -> dict:

@@ -53,8 +53,8 @@ FIELDS: dict[str, Field] = {
     "dataset.archive": path(""),
     # For "folder": a folder with one subfolder of pictures per class, or with `train` and `test`
     # folders that each hold such subfolders. For "segmentation_folder": folders `images` and `masks`, or
-    # NAME_sat.jpg and NAME_mask.png side by side; or `train` and `test` with these. Pictures in folders
-    # further down count too.
+    # NAME_sat.jpg and NAME_mask.png side by side; or `train` and `test` with these. The folder of a class,
+    # `images` and `masks` may have folders inside.
     "dataset.path": path(""),
     # Without `train` and `test`: the share of each class to test on, and the seed that draws it. It is
     # separate from `seed`, so that all runs share their test pictures.
