@@ -61,9 +61,8 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
         return fresh, {"history": [], "seconds": 0.0, "recipe": recipe, **progress}
     state, progress = checkpoints.restore(state_shapes(run))
     # Checkpoints of older versions have neither recipe nor fingerprint.
-    before = progress.get("recipe", {})
-    files_of.refuse_another(run.workdir, before, run.config)
-    epochs_before = before.get("num_epochs")
+    old_recipe = progress.get("recipe", {})
+    files_of.refuse_another(run.workdir, old_recipe, run.config)
     progress["recipe"] = recipe
     if _rounded(progress["data"]) != _rounded(data):
         raise UserError(
@@ -83,12 +82,8 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
     parallel.say(
         f"resuming {run.workdir} after epoch {epoch}, step {position} of {run.steps_per_epoch}"
     )
-    epochs = run.config.num_epochs
-    if progress["history"]:
-        changed = schedules.other_rates(run.config, progress["history"])
-    else:
-        changed = epochs_before and schedules.depends_on_length(run.config)
-    if changed and epochs != epochs_before:
+    if _changes_rates(run.config, progress["history"], old_recipe.get("num_epochs")):
+        epochs = run.config.num_epochs
         parallel.say(
             f"from here on the learning rate is that of {epochs} epochs; so far it was that of fewer, so "
             f"this will not be the same as a run of {epochs} from the start"
@@ -101,6 +96,18 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
             )
     progress["settings"] = now
     return state, progress
+
+
+def _changes_rates(config: ConfigDict, history: list[dict], epochs_before: int | None) -> bool:
+    """Whether the run now has more epochs and so other learning rates than those that it began with.
+
+    `epochs_before` is None for a checkpoint of an older version.
+    """
+    if config.num_epochs == epochs_before:
+        return False
+    if history:
+        return bool(schedules.other_rates(config, history))
+    return epochs_before is not None and schedules.depends_on_length(config)
 
 
 def _rounded(data: dict) -> dict:
