@@ -18,14 +18,14 @@ from tests.helpers.runs import ROOT
 BOUNDS = {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
 
 
-@pytest.mark.parametrize("with_kernels", [True, False])
+@pytest.mark.parametrize("code", ["CPU kernels", "XLA on a CPU", "XLA elsewhere"])
 @pytest.mark.parametrize("channels", [1, 16, 37])
 @pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
-def test_normalisation_and_its_gradients_are_the_formula(
-    channels, bounds, with_kernels, monkeypatch
-):
-    if not with_kernels:
+def test_normalisation_and_its_gradients_are_the_formula(channels, bounds, code, monkeypatch):
+    if code != "CPU kernels":
         monkeypatch.setattr(cpu_kernels, "available", lambda *arrays: False)
+    if code == "XLA elsewhere":
+        monkeypatch.setattr(cpu_kernels, "on_cpu", lambda: False)
     rng = np.random.default_rng(0)
     x = rng.normal(3.0, 2.0, size=(5, 7, 9, channels))
     mean, bias, cotangent = (
