@@ -5,6 +5,7 @@ tests/ops/ tests convolution and pooling.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 
 from cifar_jax.errors import UserError
 from cifar_jax.models import layers
+from cifar_jax.ops import cpu_kernels
 
 # --- Batch norm ---------------------------------------------------------------------------------
 
@@ -92,6 +94,25 @@ def test_batch_norm_without_an_axis_is_that_of_each_device_alone():
     for device in range(2):
         expected = batch_norm_float64(x[device], **params, **stats)[0]
         np.testing.assert_allclose(y[device], expected, rtol=1e-4, atol=1e-5)
+
+
+# --- Activations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gelu_on_a_gpu_is_the_formula_and_keeps_its_input_alone(dtype):
+    x = jnp.linspace(-6.0, 6.0, 97, dtype=dtype)
+    with cpu_kernels.portable():
+        y, backward = jax.vjp(layers.ACTIVATIONS["gelu"], x)
+    values = np.asarray(x, np.float64)
+    distribution = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in values])
+    density = np.exp(-0.5 * values**2) / math.sqrt(2 * math.pi)
+    rounding = 3 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(y, values * distribution, rtol=0, atol=6 * rounding)
+    (grad,) = backward(jnp.ones_like(x))
+    assert grad.dtype == dtype
+    np.testing.assert_allclose(grad, distribution + values * density, rtol=0, atol=rounding)
+    assert [kept.shape for kept in jax.tree.leaves(backward)] == [x.shape]
 
 
 # --- Dropout ------------------------------------------------------------------------------------
