@@ -12,6 +12,7 @@ from cifar_jax.runtime import parallel, settings
 from cifar_jax.steps import TrainState, schedules
 from cifar_jax.storage import Checkpoints, Lock
 from cifar_jax.storage import workdir as files_of
+from cifar_jax.system import console
 from cifar_jax.training import report
 from cifar_jax.training.run import Run, create_run, first_state, state_shapes
 
@@ -89,9 +90,9 @@ def restore_or_start(run: Run, checkpoints: Checkpoints, fresh: TrainState | Non
             f"this will not be the same as a run of {epochs} from the start"
         )
     for name, before in progress.get("settings", now).items():
-        if now.get(name) != before:
-            parallel.say(
-                f"warning: {name} was {before!r} and is now {now.get(name)!r}: results may differ from "
+        if now.get(name) != before and parallel.is_main():
+            console.warn(
+                f"{name} was {before!r} and is now {now.get(name)!r}: results may differ from "
                 "those of an uninterrupted run by rounding"
             )
     progress["settings"] = now
