@@ -39,7 +39,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     listed = lambda text: text.split(",")  # noqa: E731
-    numbers = lambda text: [int(x) for x in text.split(",")]  # noqa: E731
+    numbers = lambda text: [driver.positive(x) for x in text.split(",")]  # noqa: E731
     add = parser.add_argument
     add("--models", type=listed, default=list(RECIPES), help=", ".join(RECIPES))
     add("--batch_size", type=numbers, default=[128], help="one or more (128)")
@@ -48,14 +48,19 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     driver.add_threads(parser)
     add(
         "--rounds",
-        type=int,
+        type=lambda text: 0 if text == "0" else driver.positive(text),
         default=3,
         help="measurements of each side; 0: only compare losses (3)",
     )
     add("--seconds", type=float, default=10.0, help="length of a measurement (10)")
     add("--data", choices=["synthetic", "cifar10"], default="synthetic")
-    add("--images", type=int, default=50_000, help="number of synthetic images (50000)")
-    add("--check_steps", type=int, default=20, help="steps whose losses are compared (20)")
+    add("--images", type=driver.positive, default=50_000, help="number of synthetic images (50000)")
+    add(
+        "--check_steps",
+        type=driver.positive,
+        default=20,
+        help="steps whose losses are compared (20)",
+    )
     add(
         "--torch_compile",
         type=listed,
@@ -73,12 +78,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def compare(args, folder: str) -> int:
-    """Measures all models and prints the table. Returns 1 if losses disagree, else 0."""
+    """Measures all models and prints the table, row by row. Returns 1 if losses disagree, else 0."""
     driver.need_pytorch()
     image_statistics = driver.make_data(folder, args.data, args.images)
-    rows, wrong = [], []
+    wrong = []
     if args.rounds:
         peak, machine = measure_machine(args, folder)
+        print(describe(args, peak, machine), common.table(HEAD, []), sep="\n\n", flush=True)
     for model in args.models:
         for batch_size in args.batch_size:
             job = driver.create_job(
@@ -98,9 +104,10 @@ def compare(args, folder: str) -> int:
                 wrong.append(error)
                 tell(error)
             if args.rounds:
-                rows.append((model, batch_size, *measure(job, args, name, peak), difference))
-    if rows:
-        print(describe(args, peak, machine), common.table(HEAD, rows), sep="\n\n", end="\n\n")
+                row = (model, batch_size, *measure(job, args, name, peak), difference)
+                print(common.row(row), flush=True)
+    if args.rounds:
+        print()
     print("\n".join(wrong) or f"The losses of the first {args.check_steps} steps agree.")
     return 1 if wrong else 0
 

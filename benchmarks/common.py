@@ -60,6 +60,7 @@ class Job:
       threads: CPU cores that the worker may use.
       seconds: how long to measure.
       steps: steps in one measured stretch; 0: about one second's worth.
+      input_seconds: how long to measure the making of batches alone; 0: not.
       check_steps: the number of steps whose losses are compared.
       reference: an .npz file with our initial weights, batches and losses.
       torch_compile: the modes of torch.compile that may be chosen.
@@ -75,6 +76,7 @@ class Job:
     threads: int = 1
     seconds: float = 10.0
     steps: int = 0
+    input_seconds: float = 2.0
     check_steps: int = 20
     reference: str = ""
     test_data: str = ""
@@ -220,5 +222,9 @@ def figure(value: float) -> str:
 
 def table(head: tuple[str, ...], rows: list[tuple]) -> str:
     """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join(map(row, [head, ["---"] * len(head), *rows]))
+
+
+def row(cells) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(map(str, cells)) + " |"

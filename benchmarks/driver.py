@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from benchmarks import common
 from cifar_jax.data import datasets
 from cifar_jax.errors import UserError
-from cifar_jax.system import malloc
+from cifar_jax.system import files, malloc
 from configs import default
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +127,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def positive(text: str) -> int:
+    """A type of flags: a whole number of at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
+    return int(text)
+
+
 def add_threads(parser) -> None:
     """Adds the flag --threads."""
 
@@ -138,16 +146,27 @@ def add_threads(parser) -> None:
 
 
 def run_command(command, *args) -> int:
-    """Calls `command(*args, folder)` with a temporary folder. Returns the exit status."""
+    """Calls `command(*args, folder)` with a temporary folder. Returns the exit status.
+
+    SIGTERM and SIGHUP end it as Ctrl-C does: it stops the programs that it has started.
+    """
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in ends]
     try:
         with tempfile.TemporaryDirectory() as folder:
             return command(*args, folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {files.reason(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        for number, handler in zip(ends, before, strict=True):
+            signal.signal(number, handler)
 
 
 def need_pytorch() -> None:

@@ -4,9 +4,9 @@
   python -m benchmarks.gpu --output=FOLDER --parts=rival --rival=PATH/airbench94_muon.py
   python -m benchmarks.gpu --output=FOLDER --small        # tries every part on a CPU, with tiny networks
 
-Each part has a time limit. Its table is printed and written to FOLDER/PART.md as soon as the part ends, and
-what its programs print to FOLDER/logs, so a call that is cut short leaves what it has. What is too slow or
-fails is a row that says so; then the exit status is 1.
+Each part has a time limit. Its table is written to FOLDER/PART.md row by row and printed when the part ends,
+and what its programs print is in FOLDER/logs, so a call that is cut short leaves what it has. What is too
+slow or fails is a row that says so; then the exit status is 1. An older PART.md is kept as PART.1.md.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -28,6 +29,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import common, driver
+from cifar_jax.data import datasets
+from cifar_jax.errors import UserError
+from configs import default
 
 MINUTES = 9.0
 # XLA's flags that may matter, each beside its defaults.
@@ -83,7 +87,7 @@ def on_a_gpu() -> Sizes:
         xla=FLAGS,
         seconds=3.0,
         speedrun=("--runs=30",),
-        pytorch=("--models=resnet18,mobilenet_v2", "--batch_size=512", "--rounds=2", "--seconds=4"),
+        pytorch=("--models=resnet18,mobilenet_v2", "--batch_size=512", "--rounds=1", "--seconds=4"),
         images=("cifar10", 10_000),
     )
 
@@ -122,7 +126,11 @@ def small() -> Sizes:
 
 
 class Failed(Exception):
-    """A program failed or was not done in time; the text says which."""
+    """A program failed or was not done in time; the text says which. What it printed is in `printed`."""
+
+    def __init__(self, reason: str, printed: str = ""):
+        super().__init__(reason)
+        self.printed = printed
 
 
 class Bench:
@@ -138,6 +146,10 @@ class Bench:
     def __init__(self, folder: Path, scratch: Path, sizes: Sizes, rival: str):
         self.folder, self.scratch, self.sizes, self.rival = folder, scratch, sizes, rival
         self.deadline = 0.0
+
+    def left(self) -> float:
+        """The seconds that are left for the part."""
+        return self.deadline - time.perf_counter()
 
     def run(self, name: str, *command: str, kill_at: str = "", environment=None) -> str:
         """Runs a Python program to its end, or until it has printed `kill_at`. Returns what it printed.
@@ -161,27 +173,37 @@ class Bench:
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=0,
             )
+            killed = late = False
             try:
                 killed = self._wait(process, path, kill_at)
+            except TimeoutError:
+                late = True
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         text = path.read_text(errors="replace")
+        if late:
+            raise Failed("not done when the time of this part was over", text)
+        if kill_at and not killed:
+            raise Failed(f"failed: it ended without the line {kill_at!r}", text)
         if process.returncode and not killed:
-            lines = [line for line in text.splitlines() if line.strip()] or ["no output"]
-            raise Failed(f"failed: {lines[-1][:160]}")
+            raise Failed(f"failed: {_reason(text)}", text)
         return text
 
     def _wait(self, process, path: Path, kill_at: str) -> bool:
-        """Waits for the end or for `kill_at`; True if it was the latter."""
+        """Waits for the end or for `kill_at`; True if it was the latter.
+
+        Raises:
+          TimeoutError: the part's time is over.
+        """
         while process.poll() is None:
             if kill_at and kill_at in path.read_text(errors="replace"):
                 return True
-            if time.perf_counter() > self.deadline:
-                raise Failed("not done when the time of this part was over")
+            if self.left() < 0:
+                raise TimeoutError
             time.sleep(0.02)
         return False
 
@@ -207,7 +229,24 @@ class Bench:
             "workdir": workdir,
             "compiled": _found(r"compiled in (.*)", text),
             "first_steps": _found(r"first steps done (.*) after the start", text),
+            "resumed": _found(r"(after epoch .*)", text),
         }
+
+
+def _reason(text: str) -> str:
+    """The line of a program's output that tells best why it failed."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["no output"]
+    errors = [line for line in lines if re.search(r"^(error: |[\w.]*Error\b|F\d{4} )", line)]
+    tells = [line for line in errors if not line.endswith("see above")]
+    return (tells or errors or lines)[-1][:160].replace("|", "/")
+
+
+def _json(text: str) -> dict:
+    """The result that a worker has printed among other lines."""
+    found = [line for line in text.splitlines() if line.startswith("{")]
+    if not found:
+        raise Failed(f"failed: no result: {_reason(text)}")
+    return json.loads(found[-1])
 
 
 def _found(pattern: str, text: str) -> str:
@@ -228,9 +267,11 @@ def starts(bench: Bench) -> Iterator[Table]:
         for which in ("first", "second"):
             try:
                 start = time.perf_counter()
-                found = bench.train(f"start_{name}_{which}", run, cache="compiled")
+                # A folder of its own: XLA's measurements of one network may help another.
+                found = bench.train(f"start_{name}_{which}", run, cache=f"compiled_{name}")
                 spent = time.perf_counter() - start
-                speed = common.figure(found["images_per_second"])
+                # The last epoch: the first one warms up.
+                speed = common.figure(found["final"]["images_per_second"])
                 rows.append(
                     (
                         name,
@@ -248,7 +289,7 @@ def starts(bench: Bench) -> Iterator[Table]:
 
 def speedrun(bench: Bench) -> Iterator[Table]:
     """The speedrun of many seeds: accuracy with and without views, and times."""
-    yield from _table_of(bench, "speedrun", bench.sizes.speedrun)
+    yield from _table_of(bench, "speedrun", (*bench.sizes.speedrun, _limit(bench)))
 
 
 def rival(bench: Bench) -> Iterator[Table]:
@@ -257,7 +298,13 @@ def rival(bench: Bench) -> Iterator[Table]:
         yield ("rival",), [("not measured: give --rival=PATH/airbench94_muon.py",)]
         return
     kept = {"TORCHINDUCTOR_CACHE_DIR": str(bench.folder.resolve() / "inductor")}
-    yield from _table_of(bench, "speedrun", (*bench.sizes.speedrun, f"--rival={bench.rival}"), kept)
+    args = (*bench.sizes.speedrun, _limit(bench), f"--rival={bench.rival}")
+    yield from _table_of(bench, "speedrun", args, kept)
+
+
+def _limit(bench: Bench) -> str:
+    """The flag of the speedrun with which it prints its table before the part's time is over."""
+    return f"--limit={max(0.0, bench.left() - 15):.0f}"
 
 
 def pytorch(bench: Bench) -> Iterator[Table]:
@@ -271,17 +318,19 @@ def pytorch(bench: Bench) -> Iterator[Table]:
 
 
 def _table_of(bench: Bench, module: str, args, environment=None) -> Iterator[Table]:
-    """The table that another benchmark prints."""
+    """The table that another benchmark prints; if it ends too early, the rows that it has, and why."""
     device = f"--device={bench.sizes.device}"
     name = "rival" if environment else module
+    why = []
     try:
         text = bench.run(name, "-m", f"benchmarks.{module}", device, *args, environment=environment)
     except Failed as failed:
-        yield (module,), [(str(failed),)]
-        return
+        text, why = failed.printed, [str(failed)]
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    head, _, *rows = map(tuple, lines)
-    yield head, rows
+    head, _, *rows = map(tuple, lines or [(module,), ()])
+    if not rows and not why:
+        why = [f"failed: no table: {_reason(text)}"]
+    yield head, rows + [(line, *["-"] * (len(head) - 1)) for line in why]
 
 
 def flags(bench: Bench) -> Iterator[Table]:
@@ -292,16 +341,18 @@ def flags(bench: Bench) -> Iterator[Table]:
     data.mkdir(exist_ok=True)
     count = 50_000 if bench.sizes.device == "gpu" else 200
     common.save_images(str(data), *common.synthetic_images(count))
-    for name, config in bench.sizes.flags.items():
-        job = driver.create_job(
-            config.to_dict(),
-            str(data),
-            (common.MEAN, common.STD),
-            task="train",
-            device=bench.sizes.device,
-            seconds=bench.sizes.seconds,
-        )
-        for number, xla in enumerate(bench.sizes.xla):
+    # Each of the first flags for all networks, if there is no time for all of them.
+    for number, xla in enumerate(bench.sizes.xla):
+        for name, config in bench.sizes.flags.items():
+            job = driver.create_job(
+                config.to_dict(),
+                str(data),
+                (common.MEAN, common.STD),
+                task="train",
+                device=bench.sizes.device,
+                seconds=bench.sizes.seconds,
+                input_seconds=0.0,
+            )
             settings = {"XLA_FLAGS": xla, "JAX_ENABLE_COMPILATION_CACHE": "false"}
             try:
                 text = bench.run(
@@ -311,7 +362,7 @@ def flags(bench: Bench) -> Iterator[Table]:
                     job.to_json(),
                     environment=settings,
                 )
-                found = json.loads(text.splitlines()[-1])
+                found = _json(text)
                 step = statistics.median(found["step"])
                 figures = (found["first_call"], 1000 * step, config.batch_size / step)
                 rows.append((name, xla or "none", *map(common.figure, figures)))
@@ -352,28 +403,36 @@ def exact(bench: Bench) -> Iterator[Table]:
             rows.append((what, str(failed)))
         return head, rows
 
-    weights = {}
-
-    def digest(found):
-        return hashlib.sha256((found["workdir"] / "best.safetensors").read_bytes()).hexdigest()[:16]
+    results = {}
 
     def plain():
         found = bench.train("exact_plain", bench.sizes.exact)
-        weights["plain"] = digest(found)
-        return f"{weights['plain']}, {common.figure(found['images_per_second'])} images/s"
+        results["plain"] = results_of(found["workdir"])
+        return f"{results['plain']}, {common.figure(found['images_per_second'])} images/s"
 
     def resumed():
         bench.train("exact_killed", bench.sizes.exact, workdir="exact", kill_at="epoch 2/")
         found = bench.train("exact_resumed", bench.sizes.exact, workdir="exact")
-        weights["resumed"] = digest(found)
-        return weights["resumed"]
+        results["resumed"] = results_of(found["workdir"])
+        return f"{results['resumed']}, resumed {found['resumed']}"
 
-    yield add("best.safetensors of a deterministic run", plain)
-    yield add("the same, killed after its second epoch and resumed", resumed)
-    if len(weights) == 2:
-        rows.append(("both are equal", "yes" if weights["plain"] == weights["resumed"] else "NO"))
+    yield add("weights and metrics of a deterministic run", plain)
+    yield add("the same, killed in its second or third epoch and resumed", resumed)
+    if len(results) == 2:
+        rows.append(("both are equal", "yes" if results["plain"] == results["resumed"] else "NO"))
         yield head, rows
     yield add("the bundled network on this device and on the CPU", lambda: same_classes(bench))
+
+
+def results_of(workdir: Path) -> str:
+    """Digests of a run's best weights and of its metrics without the times."""
+    weights = hashlib.sha256((workdir / "best.safetensors").read_bytes()).hexdigest()[:16]
+    entries = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    kept = [
+        {key: value for key, value in entry.items() if not re.search("second", key)}
+        for entry in entries
+    ]
+    return f"{weights} {hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]}"
 
 
 def same_classes(bench: Bench) -> str:
@@ -407,9 +466,10 @@ PARTS = {
     "flags": (flags, 130),
     "whole": (whole, 240),
     "exact": (exact, 100),
-    "pytorch": (pytorch, 150),
+    "pytorch": (pytorch, 400),
     "rival": (rival, 400),
 }
+NEED_CIFAR10 = {"starts", "speedrun", "whole", "exact", "rival"}
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -430,6 +490,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--parts: no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
     if args.rival and not os.path.isfile(args.rival):
         parser.error(f"--rival: there is no file {args.rival}")
+    if not 0 < args.minutes < math.inf:
+        parser.error("--minutes: must be above 0")
     return args
 
 
@@ -439,17 +501,67 @@ def measure(args, scratch: str) -> int:
     end = time.perf_counter() + 60 * args.minutes
     rival = os.path.abspath(args.rival) if args.rival else ""
     bench = Bench(args.output, Path(scratch), small() if args.small else on_a_gpu(), rival)
+    bench.deadline = min(end, time.perf_counter() + 60)
+    machine = describe_machine(bench)
+    if not args.small and set(args.parts) & NEED_CIFAR10:
+        # Decoding them takes longer than a start: not within what is measured.
+        datasets.load(default.get_config().dataset, 0)
     complete = True
     for name in args.parts:
         part, seconds = PARTS[name]
         bench.deadline = min(end, time.perf_counter() + seconds)
-        driver.tell(f"{name}: {bench.deadline - time.perf_counter():.0f} s at most")
-        for head, rows in part(bench):
-            text = f"{part.__doc__.splitlines()[0]}\n\n{common.table(head, rows)}\n"
-            (args.output / f"{name}.md").write_text(text)
+        if bench.left() < 1:
+            print(f"## {name}\n\nnot measured: the time was over\n", flush=True)
+            complete = False
+            continue
+        driver.tell(f"{name}: {bench.left():.0f} s at most")
+        path = args.output / f"{name}.md"
+        keep_older(path)
+        table = ("",), [("failed: it left no result",)]
+        try:
+            for table in part(bench):
+                path.write_text(page(part, machine, table))
+        except Exception as error:  # the other parts go on
+            head, rows = table
+            table = head, [*rows, (f"failed: {error!r}", *["-"] * (len(head) - 1))]
+        text = page(part, machine, table)
+        path.write_text(text)
         print(f"## {name}\n\n{text}", flush=True)
         complete &= "failed:" not in text and "not done" not in text
     return 0 if complete else 1
+
+
+def page(part, machine: str, table: Table) -> str:
+    """What a part measures, on which machine, and its table, in Markdown."""
+    return f"{part.__doc__.splitlines()[0]}\n\n{machine}\n\n{common.table(*table)}\n"
+
+
+def keep_older(path: Path) -> None:
+    """Renames a file, if there is one, to the first free of NAME.1.md, NAME.2.md, ..."""
+    number = 1
+    while (older := path.with_suffix(f".{number}.md")).exists():
+        number += 1
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(older)
+
+
+def describe_machine(bench: Bench) -> str:
+    """Device, processor and versions, in words.
+
+    Raises:
+      UserError: JAX does not start, or has another device than is to be measured.
+    """
+    job = common.Job("machine", {}, "").to_json()
+    try:
+        found = _json(bench.run("machine", "-m", "benchmarks.ours", job))
+    except Failed as failed:
+        raise UserError(f"JAX does not start: {failed}") from failed
+    if found["platform"] != bench.sizes.device:
+        raise UserError(
+            f"JAX finds no {bench.sizes.device.upper()}, only {found['device']}: install "
+            "requirements-cuda.txt and the driver of the GPU, or give --small"
+        )
+    return f"{found['device']}; {driver.describe_machine(found['versions'])}"
 
 
 if __name__ == "__main__":

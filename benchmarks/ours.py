@@ -13,12 +13,9 @@ from benchmarks import common
 from cifar_jax import config as config_lib
 from cifar_jax import steps, training
 from cifar_jax.data import datasets
-from cifar_jax.runtime import parallel
+from cifar_jax.runtime import parallel, programs
 from cifar_jax.steps import EpochMetrics, augment, inference_variables
 from configs import default
-
-# How long to measure the making of batches alone.
-INPUT_SECONDS = 2.0
 
 
 def create_run(job: common.Job) -> training.Run:
@@ -41,18 +38,30 @@ def train(job: common.Job) -> dict:
     data = parallel.place((split.images, split.labels))
     train_steps, seed = steps.train_steps(run.task), np.uint32(run.config.seed)
     state = parallel.replicate(training.first_state(run))
+    program = None
 
     def take(count):
         # After the end of an epoch, this keeps using the same order, which does not affect the time.
-        nonlocal state
-        state, metrics = train_steps(state, data, seed, np.int32(count))
+        nonlocal state, program
+        program = (
+            program or compiled(run, {"": (train_steps, (state, data, seed, np.int32(0)))})[""]
+        )
+        state, metrics = program(state, data, seed, np.int32(count))
         failed = int(parallel.unreplicate(metrics).failed_step)
         if failed >= 0:
             raise FloatingPointError(f"the loss is not finite at step {failed}")
 
     measured = common.measure(take, job.seconds, job.steps)
-    inputs = common.measure(batch_maker(run, data), INPUT_SECONDS)
-    return measured | {"input": statistics.median(inputs["step"])} | facts()
+    if job.input_seconds:
+        inputs = common.measure(batch_maker(run, data), job.input_seconds)
+        measured["input"] = statistics.median(inputs["step"])
+    return measured | facts()
+
+
+def compiled(run: training.Run, wanted: dict) -> dict:
+    """`programs.compile_together`, with the run's level of trying out algorithms, as in `main.py`."""
+    level = None if run.config.deterministic else run.config.autotune_level
+    return programs.compile_together(wanted, level)
 
 
 def batch_maker(run: training.Run, data):
@@ -157,6 +166,11 @@ def matmul(job: common.Job) -> dict:
     return {"matmul": rate} | facts()
 
 
+def machine(job: common.Job) -> dict:
+    """Versions, device and platform."""
+    return facts() | {"platform": jax.default_backend()}
+
+
 def facts() -> dict:
     """Versions, device, and the peak memory of a GPU in MiB."""
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
@@ -169,4 +183,4 @@ def facts() -> dict:
 
 
 if __name__ == "__main__":
-    common.run_worker([train, evaluate, reference_training, reference_evaluation, matmul])
+    common.run_worker([train, evaluate, reference_training, reference_evaluation, matmul, machine])

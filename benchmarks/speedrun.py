@@ -5,12 +5,15 @@
 
 Seeds count from 0. One process trains all runs and compiles once, because the seed is an argument of the
 program. With --rival, which needs a GPU and PyTorch, a second process calls the `main` of that script on
-the same images and card. The two take turns, run by run: while one works, the other waits. The table goes
-to standard output, a line per run to standard error.
+the same images and card. The two take turns, run by run: while one works, the other waits. Neither uses
+what an earlier process compiled, unless TORCHINDUCTOR_CACHE_DIR names a folder for the rival to keep it in.
+The table goes to standard output, a line per run to standard error.
 """
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -36,18 +39,22 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--runs", type=int, default=10, help="number of runs of each side (10)")
+    add("--runs", type=driver.positive, default=10, help="number of runs of each side (10)")
+    add("--limit", type=float, default=math.inf, help="begin no run after this many seconds")
     add("--rival", default="", help="the path of airbench94_muon.py")
     add("--device", choices=["cpu", "gpu"], default="cpu")
     driver.add_threads(parser)
     add("--data", choices=["cifar10", "synthetic"], default="cifar10")
-    add("--images", type=int, default=50_000, help="number of synthetic training images (50000)")
-    add("--epochs", type=int, help="for a quick try: our epochs (the recipe's)")
-    add("--batch_size", type=int, help="for a quick try: our batch size")
+    add(
+        "--images",
+        type=driver.positive,
+        default=50_000,
+        help="number of synthetic training images (50000)",
+    )
+    add("--epochs", type=driver.positive, help="for a quick try: our epochs (the recipe's)")
+    add("--batch_size", type=driver.positive, help="for a quick try: our batch size")
     add("--width", type=float, help="for a quick try: our network's width")
     args = parser.parse_args(argv)
-    if args.runs < 1:
-        parser.error("--runs: must be at least 1")
     if args.rival and not os.path.isfile(args.rival):
         parser.error(f"--rival: there is no file {args.rival}")
     return args
@@ -55,6 +62,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def compare(args, folder: str) -> int:
     """Trains all runs and prints the table. Returns the exit status."""
+    end = time.perf_counter() + args.limit
     if args.rival:
         driver.need_pytorch()
     config = recipe(args)
@@ -73,10 +81,14 @@ def compare(args, folder: str) -> int:
         rival = os.path.abspath(args.rival)
         commands["rival"] = ["-m", "benchmarks.speedrun_rival", rival, job.data, job.test_data]
     found = {side: [] for side in commands}
+    sides = {}
     with driver.bound_to(args.threads):
-        sides = {side: Side(side, command, args) for side, command in commands.items()}
         try:
+            for side, command in commands.items():
+                sides[side] = Side(side, command, args, folder)
             for seed in range(args.runs):
+                if seed and time.perf_counter() > end:
+                    break
                 for side, worker in sides.items():
                     found[side].append(worker.run(seed))
                     driver.tell(f"{side} {seed}: {in_words(found[side][-1])}")
@@ -89,8 +101,6 @@ def compare(args, folder: str) -> int:
     machine = [driver.describe_machine(versions)]
     machine += [f"{side}: {worker.facts['device']}" for side, worker in sides.items()]
     print("; ".join(machine), common.table(HEAD, rows(found)), sep="\n\n")
-    if args.rival:
-        print(f"\nThe rival's time divided by ours, run by run: {ratios(found)}")
     return 0
 
 
@@ -128,11 +138,12 @@ class Side:
       facts: {"versions", "device"}, which the worker sends once everything is compiled.
     """
 
-    def __init__(self, name: str, command: list[str], args):
+    def __init__(self, name: str, command: list[str], args, folder: str):
         self._name = name
         self._is_first = True
         start = time.perf_counter()
         environment = {
+            "TORCHINDUCTOR_CACHE_DIR": os.path.join(folder, "inductor"),
             **os.environ,
             "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[args.device],
             # Both sides use the same card.
@@ -162,8 +173,9 @@ class Side:
           UserError: the worker failed.
         """
         start = time.perf_counter()
-        self._process.stdin.write(f"{seed}\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died: there will be no answer
+            self._process.stdin.write(f"{seed}\n")
+            self._process.stdin.flush()
         answer = self._answer()
         if self._is_first:
             answer["from_start"] = self._seconds_to_start + time.perf_counter() - start
@@ -179,7 +191,8 @@ class Side:
 
     def close(self) -> None:
         """Stops the worker."""
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
@@ -193,6 +206,7 @@ HEAD = (
     "with whitening and first weights, s",
     "with augmented evaluation too, s",
     "first run from the start of the process, compiling, s",
+    "time divided by ours, run by run",
 )
 
 
@@ -209,7 +223,13 @@ def rows(found: dict) -> list[tuple]:
             for name in ("train", "with_whitening", "with_evaluation")
         ]
         first = common.figure(answers[0]["from_start"])
-        result.append((side, len(answers), accuracies, augmented, *times, first))
+        ratios = common.summary(
+            [
+                theirs["with_evaluation"] / ours["with_evaluation"]
+                for theirs, ours in zip(answers, found["ours"], strict=True)
+            ]
+        )
+        result.append((side, len(answers), accuracies, augmented, *times, first, ratios))
     return result
 
 
@@ -227,11 +247,6 @@ def accuracy(values: list[float]) -> str:
 def seconds(values: list[float | None]) -> str:
     """ "median (lowest to highest)", or a dash if the side does not report it."""
     return "-" if None in values else common.summary(values)
-
-
-def ratios(found: dict) -> str:
-    pairs = zip(found["rival"], found["ours"], strict=True)
-    return common.summary([a["with_evaluation"] / b["with_evaluation"] for a, b in pairs])
 
 
 def in_words(answer: dict) -> str:

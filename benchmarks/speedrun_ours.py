@@ -43,12 +43,22 @@ class Session:
             return training.fresh_state(run, *seed_and_images)
 
         self._first_state = parallel.map_eval(first_state)
-        self._train_steps = steps.train_steps(task)
         views = config.test_time_augmentation
         if not augment.VIEWS[views]:
             raise ValueError("test_time_augmentation is none")
-        self._plain, self._augmented = steps.eval_sums(task), steps.eval_sums(task, views)
-        self.run(0, np.int32(0))  # compiles
+        state = self._first_state(parallel.replicate(np.float32(0)), (np.uint32(0), self._images))
+        variables = inference_variables(state)
+        arguments = (state, self._train_data, np.uint32(0), np.int32(0))
+        programs = ours.compiled(
+            run,
+            {
+                "training": (steps.train_steps(task), arguments),
+                "evaluation": (steps.eval_sums(task), (variables, self._test_data)),
+                "views": (steps.eval_sums(task, views), (variables, self._test_data)),
+            },
+        )
+        self._train_steps, self._plain, self._augmented = programs.values()
+        self.run(0, np.int32(0))  # loads them
 
     def run(self, seed: int, count=None) -> dict:
         """Trains and evaluates a run. Returns accuracies and times in seconds."""

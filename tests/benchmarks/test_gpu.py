@@ -1,14 +1,19 @@
 """The parts of the GPU benchmark, tried on a CPU with tiny sizes; what fails or is too slow is said."""
 
+import contextlib
+import dataclasses
+import json
 import os
 import runpy
 import sys
 import time
+from pathlib import Path
 
 import jax
 import pytest
 
 from benchmarks import driver, gpu
+from cifar_jax.errors import UserError
 from tests.helpers import runs
 
 
@@ -64,8 +69,11 @@ def test_every_part_of_our_own_leaves_its_table(tmp_path, monkeypatch, capfd):
     (trained,) = rows(tmp_path / "whole.md")
     assert trained[1] == "2"
     assert (tmp_path / "whole_best.safetensors").exists()
+    report = json.loads((tmp_path / "whole_report.json").read_text())
+    assert trained[2:4] == [f"{report[which]['test_accuracy']:.2%}" for which in ("final", "best")]
     plain, resumed, equal, classes = rows(tmp_path / "exact.md")
-    assert plain[1].startswith(resumed[1])
+    assert plain[1].split(",")[0] == resumed[1].split(",")[0]
+    assert "resumed after epoch " in resumed[1]
     assert equal[1] == "yes"
     assert "resuming" in (tmp_path / "logs" / "exact_resumed.txt").read_text()
     assert classes[1].startswith("0 of 64 images")
@@ -83,6 +91,7 @@ def test_the_table_of_another_benchmark_is_taken_over(bench, monkeypatch):
     commands = []
     monkeypatch.setattr(bench, "run", lambda *command, **_: commands.append(command) or said)
     assert list(gpu.speedrun(bench)) == [(("side", "runs"), [("ours", "30")])]
+    assert commands[0][-1] == "--limit=45"
     assert list(gpu.pytorch(bench)) == [(("side", "runs"), [("ours", "30")])]
     modules = [(command[2], command[3]) for command in commands]
     assert modules == [
@@ -115,12 +124,121 @@ def test_a_program_that_fails_or_is_too_slow_is_a_row(bench, monkeypatch):
     ]
 
 
-def test_what_failed_is_told_by_the_exit_status(tmp_path, monkeypatch, capsys):
+def test_the_reason_of_a_failure_is_the_line_that_tells_it():
+    trace = "Traceback:\nValueError: no card | here\n----\nJAX has removed its internal frames.\n"
+    assert gpu._reason(trace) == "ValueError: no card / here"
+    assert (
+        gpu._reason("error: no images\nerror: the worker failed, see above") == "error: no images"
+    )
+    assert gpu._reason("said\nlast\n\n") == "last"
+
+
+def test_rows_that_were_printed_before_a_failure_are_kept(bench, monkeypatch):
+    def fails(*_, **__):
+        raise gpu.Failed("failed: lost", "| model | ratio |\n| --- | --- |\n| resnet18 | 1.20 |\n")
+
+    monkeypatch.setattr(bench, "run", fails)
+    (table,) = gpu.pytorch(bench)
+    assert table == (("model", "ratio"), [("resnet18", "1.20"), ("failed: lost", "-")])
+
+
+def test_the_second_start_alone_finds_what_the_first_compiled(bench, monkeypatch):
+    caches = []
+
+    def train(name, run, cache):
+        caches.append((name, cache))
+        final = {"images_per_second": 900.0}
+        return {"compiled": "3 s", "first_steps": "5 s", "final": final, "images_per_second": 1.0}
+
+    monkeypatch.setattr(bench, "train", train)
+    starts = gpu.small().starts
+    monkeypatch.setattr(
+        bench,
+        "sizes",
+        dataclasses.replace(bench.sizes, starts={"a": starts["linear"], "b": starts["linear"]}),
+    )
+    *_, (_, rows) = gpu.starts(bench)
+    assert [row[4] for row in rows] == ["900"] * 4
+    assert caches == [
+        ("start_a_first", "compiled_a"),
+        ("start_a_second", "compiled_a"),
+        ("start_b_first", "compiled_b"),
+        ("start_b_second", "compiled_b"),
+    ]
+
+
+def measured(folder, monkeypatch, parts, *flags):
+    """The exit status of `gpu.measure` with these parts: name -> (part, its time limit)."""
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    monkeypatch.setattr(gpu, "describe_machine", lambda bench: "a machine")
+    args = gpu.arguments([f"--output={folder}", "--small", f"--parts={','.join(parts)}", *flags])
+    return driver.run_command(gpu.measure, args)
+
+
+def test_a_part_that_breaks_leaves_its_rows_and_the_other_parts(tmp_path, monkeypatch):
+    def breaks(bench):
+        """A part."""
+        yield ("what", "found"), [("first", 1)]
+        assert "| first | 1 |" in (tmp_path / "breaks.md").read_text()
+        raise ValueError("no JSON")
+
+    def nothing(bench):
+        """A part."""
+        yield from ()
+
+    def works(bench):
+        """A part."""
+        yield ("what",), [("all",)]
+
+    parts = {"breaks": (breaks, 5), "nothing": (nothing, 5), "works": (works, 5)}
+    (tmp_path / "works.md").write_text("of an earlier call")
+    assert measured(tmp_path, monkeypatch, parts) == 1
+    assert rows(tmp_path / "breaks.md") == [["first", "1"], ["failed: ValueError('no JSON')", "-"]]
+    assert rows(tmp_path / "nothing.md") == [["failed: it left no result"]]
+    assert rows(tmp_path / "works.md") == [["all"]]
+    assert "a machine" in (tmp_path / "works.md").read_text()
+    assert (tmp_path / "works.1.md").read_text() == "of an earlier call"
+
+
+def test_a_part_ends_at_its_limit_with_all_that_it_started(tmp_path, monkeypatch, capsys):
+    starts = (
+        "import subprocess, time\n"
+        "print('pid', subprocess.Popen(['sleep', '60']).pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+
+    def slow(bench):
+        """A part."""
+        try:
+            bench.run("slow", "-c", starts)
+        except gpu.Failed as failed:
+            yield ("what",), [(str(failed),)]
+
+    started = time.perf_counter()
+    parts = {"slow": (slow, 6), "late": (slow, 60)}
+    assert measured(tmp_path, monkeypatch, parts, "--minutes=0.105") == 1
+    assert time.perf_counter() - started < 30
+    assert rows(tmp_path / "slow.md") == [["not done when the time of this part was over"]]
+    pid = (tmp_path / "logs" / "slow.txt").read_text().split()[-1]
+    # What was killed is gone, or waits for its parent to take note.
+    with contextlib.suppress(FileNotFoundError):
+        assert ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    assert "## late\n\nnot measured: the time was over" in capsys.readouterr().out
+    assert not (tmp_path / "late.md").exists()
+
+
+def test_a_machine_without_a_gpu_is_refused(tmp_path, monkeypatch):
+    made = gpu.Bench(tmp_path, tmp_path, dataclasses.replace(gpu.small(), device="gpu"), "")
+    found = json.dumps({"platform": "cpu", "device": "1 x cpu", "versions": {}})
+    monkeypatch.setattr(made, "run", lambda *_: found)
+    with pytest.raises(UserError, match="JAX finds no GPU, only 1 x cpu: install"):
+        gpu.describe_machine(made)
+
+
+def test_what_failed_is_told_by_the_exit_status(tmp_path, monkeypatch):
     def part(bench):
         """A part."""
         yield ("what",), [("failed: no card",)]
 
-    monkeypatch.setitem(gpu.PARTS, "starts", (part, 5))
-    args = gpu.arguments([f"--output={tmp_path / 'out'}", "--small", "--parts=starts"])
-    assert gpu.measure(args, str(tmp_path)) == 1
+    assert measured(tmp_path / "out", monkeypatch, {"starts": (part, 5)}) == 1
     assert "failed: no card" in (tmp_path / "out" / "starts.md").read_text()
