@@ -39,7 +39,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         default=every,
         help="numbers of CPU cores to use, in turn (1 and all)",
     )
-    add("--rounds", type=int, default=3, help="number of runs of each side (3)")
+    add("--rounds", type=driver.positive, default=3, help="number of runs of each side (3)")
     args = parser.parse_args(argv)
     if not all(1 <= count <= driver.cores() for count in args.threads):
         parser.error(f"--threads: must be from 1 to {driver.cores()} on this machine")

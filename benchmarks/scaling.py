@@ -48,9 +48,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def grow(args, folder: str) -> int:
     """Prints a table for each kind in --what."""
+    if "devices" in args.what and args.device == "gpu":
+        raise UserError("devices are simulated on the CPU only: leave them out of --what")
     for kind in args.what:
-        if kind == "devices" and args.device == "gpu":
-            raise UserError("devices are simulated on the CPU only: leave them out of --what")
         title, values, _ = GROWTHS[kind]
         rows, first, result = [], None, None
         for value in values:
