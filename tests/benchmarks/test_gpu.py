@@ -126,11 +126,9 @@ def test_a_program_that_fails_or_is_too_slow_is_a_row(bench, monkeypatch):
 
 def test_the_reason_of_a_failure_is_the_line_that_tells_it():
     trace = "Traceback:\nValueError: no card | here\n----\nJAX has removed its internal frames.\n"
-    assert gpu._reason(trace) == "ValueError: no card / here"
-    assert (
-        gpu._reason("error: no images\nerror: the worker failed, see above") == "error: no images"
-    )
-    assert gpu._reason("said\nlast\n\n") == "last"
+    assert gpu.reason(trace) == "ValueError: no card / here"
+    assert gpu.reason("error: no images\nerror: the worker failed, see above") == "error: no images"
+    assert gpu.reason("said\nlast\n\n") == "last"
 
 
 def test_rows_that_were_printed_before_a_failure_are_kept(bench, monkeypatch):
