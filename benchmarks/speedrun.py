@@ -163,7 +163,11 @@ class Side:
             text=True,
         )
         # Wait here, so that the other side does not start while this one compiles.
-        self.facts = self._answer()
+        try:
+            self.facts = self._answer()
+        except BaseException:
+            self.close()
+            raise
         self._seconds_to_start = time.perf_counter() - start
 
     def run(self, seed: int) -> dict:
