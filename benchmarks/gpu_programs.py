@@ -167,7 +167,7 @@ class Bench:
         if late:
             raise Failed("not done when the time of this part was over", text)
         if kill_at and not killed:
-            raise Failed(f"failed: it ended without the line {kill_at!r}", text)
+            raise Failed("failed: it ended before it could be killed", text)
         if process.returncode and not killed:
             raise Failed(f"failed: {reason(text)}", text)
         return text
