@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import statistics
 import sys
@@ -88,12 +87,7 @@ def _limit(bench: Bench) -> str:
 
 def pytorch(bench: Bench) -> Iterator[Table]:
     """Training beside PyTorch, compiled in the mode "default"."""
-    if bench.sizes.device == "gpu":
-        yield from _table_of(
-            bench, "against_pytorch", (*bench.sizes.pytorch, "--torch_compile=default")
-        )
-    else:
-        yield from _table_of(bench, "against_pytorch", bench.sizes.pytorch)
+    yield from _table_of(bench, "against_pytorch", bench.sizes.pytorch)
 
 
 def _table_of(bench: Bench, module: str, args, environment=None) -> Iterator[Table]:
@@ -208,8 +202,7 @@ def results_of(workdir: Path) -> str:
     weights = hashlib.sha256((workdir / "best.safetensors").read_bytes()).hexdigest()[:16]
     entries = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     kept = [
-        {key: value for key, value in entry.items() if not re.search("second", key)}
-        for entry in entries
+        {key: value for key, value in entry.items() if "second" not in key} for entry in entries
     ]
     return f"{weights} {hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]}"
 

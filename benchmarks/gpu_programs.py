@@ -66,7 +66,13 @@ def on_a_gpu() -> Sizes:
         xla=FLAGS,
         seconds=3.0,
         speedrun=("--runs=30",),
-        pytorch=("--models=resnet18,mobilenet_v2", "--batch_size=512", "--rounds=1", "--seconds=4"),
+        pytorch=(
+            "--models=resnet18,mobilenet_v2",
+            "--batch_size=512",
+            "--rounds=1",
+            "--seconds=4",
+            "--torch_compile=default",
+        ),
         images=("cifar10", 10_000),
     )
 

@@ -38,15 +38,16 @@ def train(job: common.Job) -> dict:
     data = parallel.place((split.images, split.labels))
     train_steps, seed = steps.train_steps(run.task), np.uint32(run.config.seed)
     state = parallel.replicate(training.first_state(run))
-    program = None
+    compiled = {}
 
     def take(count):
         # After the end of an epoch, this keeps using the same order, which does not affect the time.
-        nonlocal state, program
-        program = (
-            program or compiled(run, {"": (train_steps, (state, data, seed, np.int32(0)))})[""]
-        )
-        state, metrics = program(state, data, seed, np.int32(count))
+        nonlocal state, compiled
+        arguments = (state, data, seed, np.int32(count))
+        if not compiled:
+            wanted = {"training": (train_steps, arguments)}
+            compiled = programs.compile_together(wanted, run.autotune_level)
+        state, metrics = compiled["training"](*arguments)
         failed = int(parallel.unreplicate(metrics).failed_step)
         if failed >= 0:
             raise FloatingPointError(f"the loss is not finite at step {failed}")
@@ -56,12 +57,6 @@ def train(job: common.Job) -> dict:
         inputs = common.measure(batch_maker(run, data), job.input_seconds)
         measured["input"] = statistics.median(inputs["step"])
     return measured | facts()
-
-
-def compiled(run: training.Run, wanted: dict) -> dict:
-    """`programs.compile_together`, with the run's level of trying out algorithms, as in `main.py`."""
-    level = None if run.config.deterministic else run.config.autotune_level
-    return programs.compile_together(wanted, level)
 
 
 def batch_maker(run: training.Run, data):

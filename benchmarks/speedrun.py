@@ -166,6 +166,7 @@ class Side:
         try:
             self.facts = self._answer()
         except BaseException:
+            self._process.kill()  # it may be compiling, and would not see that it is to end
             self.close()
             raise
         self._seconds_to_start = time.perf_counter() - start

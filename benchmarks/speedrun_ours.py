@@ -12,7 +12,7 @@ from cifar_jax import config as config_lib
 from cifar_jax import steps, training
 from cifar_jax.data import datasets
 from cifar_jax.inference import Result, evaluate
-from cifar_jax.runtime import parallel
+from cifar_jax.runtime import parallel, programs
 from cifar_jax.steps import augment, inference_variables
 from configs import default
 
@@ -49,15 +49,13 @@ class Session:
         state = self._first_state(parallel.replicate(np.float32(0)), (np.uint32(0), self._images))
         variables = inference_variables(state)
         arguments = (state, self._train_data, np.uint32(0), np.int32(0))
-        programs = ours.compiled(
-            run,
-            {
-                "training": (steps.train_steps(task), arguments),
-                "evaluation": (steps.eval_sums(task), (variables, self._test_data)),
-                "views": (steps.eval_sums(task, views), (variables, self._test_data)),
-            },
-        )
-        self._train_steps, self._plain, self._augmented = programs.values()
+        wanted = {
+            "training": (steps.train_steps(task), arguments),
+            "evaluation": (steps.eval_sums(task), (variables, self._test_data)),
+            "views": (steps.eval_sums(task, views), (variables, self._test_data)),
+        }
+        compiled = programs.compile_together(wanted, run.autotune_level)
+        self._train_steps, self._plain, self._augmented = compiled.values()
         self.run(0, np.int32(0))  # loads them
 
     def run(self, seed: int, count=None) -> dict:

@@ -150,8 +150,7 @@ class Loop:
         for images, labels in self.splits.values():
             name = evaluation.format(len(labels))
             wanted[name] = (self.eval_sums, (variables, (images, labels)))
-        level = None if self.config.deterministic else self.config.autotune_level
-        compiled = programs.compile_together(wanted, level)
+        compiled = programs.compile_together(wanted, self.run.autotune_level)
         self.train_steps = compiled[training]
         self.evaluations = {
             name: compiled[evaluation.format(len(labels))]

@@ -48,6 +48,11 @@ class Run:
         """`provenance.dataset_fingerprint` of the data."""
         return provenance.dataset_fingerprint(self.dataset)
 
+    @property
+    def autotune_level(self) -> int | None:
+        """How much XLA tries out, as `programs.compile_together` takes it."""
+        return None if self.config.deterministic else self.config.autotune_level
+
     def path(self, name: str) -> str:
         return os.path.join(self.workdir, name)
 
